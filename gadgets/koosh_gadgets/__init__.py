@@ -1,0 +1,1 @@
+"""The online half of koosh: the wire, the files, the scanner's words; no mathematics."""

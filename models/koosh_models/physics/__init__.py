@@ -1,0 +1,1 @@
+"""Linear operators and the problems made of them."""

@@ -1,0 +1,97 @@
+"""What a consistency step needs of one measurement. MRI, Cartesian MRI, cine and PET are four of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from koosh_models.physics.operator import Apply
+
+
+class Problem(Protocol):
+    """One measurement as a network sees it.
+
+    shape   of the image: (z, y, x), (y, x), or (frame, y, x) for cine
+    device  where its tensors live
+    scale   one positive number; images are divided by it on the way into the network and multiplied on the way out
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+
+    @property
+    def scale(self) -> float:
+        """Typical magnitude of the image (a robust percentile)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProblem:
+    """Weighted least squares `|W^1/2 (A x - y)|^2`, as its normal equations `N x = b`.
+
+    normal   x -> A^H W A x, self-adjoint, scaled so that its largest eigenvalue is about 1; any shape of `b`
+    b        A^H W y, complex
+    scale    robust magnitude of the image that solves it
+    """
+
+    normal: Apply
+    b: Tensor
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.b.is_complex():
+            raise ValueError(f"b is {self.b.dtype}, wanted a complex image")
+        if not (self.scale > 0 and self.scale < float("inf")):
+            raise ValueError(f"scale is {self.scale}, wanted a positive finite number: is the scan all zero?")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image."""
+        return tuple(self.b.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.b.device
+
+
+@dataclass(frozen=True, eq=False)
+class EmissionProblem:
+    """Poisson counts `y ~ Poisson(P_s x + r_s)` in ordered subsets.
+
+    em       (x, subset) -> x * S_s * P_s^T (y_s / (P_s x + r_s)), with S_s = 1 / sensitivity of the subset
+    inverse_sensitivity  (subset, z, y, x) real, S_s; zero where the subset sees nothing
+    """
+
+    em: EmStep
+    inverse_sensitivity: Tensor
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image."""
+        return tuple(self.inverse_sensitivity.shape[1:])
+
+    @property
+    def n_subsets(self) -> int:
+        """Ordered subsets."""
+        return int(self.inverse_sensitivity.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.inverse_sensitivity.device
+
+
+class EmStep(Protocol):
+    """One EM update of one subset."""
+
+    def __call__(self, x: Tensor, subset: int) -> Tensor:
+        """The updated image, same shape, non-negative."""
