@@ -1,0 +1,1 @@
+"""DICOM out: valid series, their geometry, a self-check, and a push that loses nothing."""
