@@ -1,0 +1,190 @@
+"""Coil maps before any Fourier operator, in groups of coils so that memory is bounded whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from koosh_models.physics.operator import Operator, linear, selfadjoint
+
+
+class Convolution(Protocol):
+    """A normal operator of one image without coils (Toeplitz)."""
+
+    def convolve(self, image: Tensor) -> Tensor:
+        """(*matrix) -> (*matrix), outside autograd."""
+
+
+class Maps(Protocol):
+    """Coil maps that are made when they are needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(coil, z, y, x)."""
+
+    def coils(self, first: int, last: int) -> Tensor:
+        """(last - first, z, y, x) complex."""
+
+    def to(self, device: torch.device | str) -> Maps:
+        """The same maps on `device`."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenseMaps:
+    """Coil maps held whole, (coil, z, y, x) complex."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(coil, z, y, x)."""
+        return tuple(self.tensor.shape)
+
+    def coils(self, first: int, last: int) -> Tensor:
+        """(last - first, z, y, x)."""
+        return self.tensor[first:last]
+
+    def to(self, device: torch.device | str) -> DenseMaps:
+        """The same maps on `device`."""
+        return DenseMaps(self.tensor.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothMaps:
+    """Coil maps kept as a few Fourier coefficients and synthesised coil by coil: `S_c = g * sum_k c_k exp(i k r)`.
+
+    coefficients  (coil, kz, ky, kx) complex, centred
+    gain          (z, y, x) real: one over the root-sum-of-squares inside the object, 0 outside
+    """
+
+    coefficients: Tensor
+    gain: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(coil, z, y, x)."""
+        return (self.coefficients.shape[0], *self.gain.shape)
+
+    @cached_property
+    def waves(self) -> list[Tensor]:
+        """For each axis (n, k): the exponentials that take coefficients to voxels."""
+        dtype, device = self.coefficients.dtype, self.coefficients.device
+        return [
+            fourier_basis(n, k, dtype, device)
+            for n, k in zip(self.gain.shape, self.coefficients.shape[1:], strict=True)
+        ]
+
+    def coils(self, first: int, last: int) -> Tensor:
+        """(last - first, z, y, x)."""
+        out = self.coefficients[first:last]
+        for axis, wave in enumerate(self.waves, start=1):
+            out = torch.movedim(torch.tensordot(out, wave, dims=([axis], [1])), -1, axis)
+        return out * self.gain
+
+    def to(self, device: torch.device | str) -> SmoothMaps:
+        """The same maps on `device`."""
+        return SmoothMaps(self.coefficients.to(device), self.gain.to(device))
+
+
+def fourier_basis(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, k) matrix of `exp(2 pi i f r / n)` with r = index - n//2 and f = index - k//2."""
+    r = torch.arange(n, dtype=torch.float64) - n // 2
+    f = torch.arange(k, dtype=torch.float64) - k // 2
+    angle = 2 * torch.pi * r[:, None] * f[None, :] / n
+    return torch.polar(torch.ones_like(angle), angle).to(dtype).to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Sense:
+    """Coil maps, then a Fourier operator: `y = F S x`.
+
+    maps     (coil, z, y, x) tensor, or maps made on demand; sum of squares over coil is 1 inside the object
+    fourier  of one image: non-uniform or Cartesian
+    group    coils held at a time
+    """
+
+    maps: Tensor | Maps
+    fourier: Operator
+    group: int = 4
+
+    @cached_property
+    def held(self) -> Maps:
+        """The maps behind one word, whether dense or smooth."""
+        return DenseMaps(self.maps) if isinstance(self.maps, Tensor) else self.maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(z, y, x) image -> (coil, sample) k-space."""
+        return linear(x, self._forward, self._adjoint)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """(coil, sample) k-space -> (z, y, x) image."""
+        return linear(y, self._adjoint, self._forward)
+
+    def to(self, device: torch.device | str) -> Sense:
+        """The same operator on `device`; the Fourier operator must offer `to`."""
+        moved: Operator = self.fourier.to(device)  # type: ignore[attr-defined]
+        return Sense(self.held.to(device), moved, self.group)
+
+    def groups(self) -> Iterator[tuple[slice, Tensor]]:
+        """Coil groups in order, each with its maps."""
+        for first in range(0, self.held.shape[0], self.group):
+            last = min(first + self.group, self.held.shape[0])
+            yield slice(first, last), self.held.coils(first, last)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.fourier.forward(maps * x) for _, maps in self.groups()])
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        out: Tensor | None = None
+        for at, maps in self.groups():
+            part = (maps.conj() * self.fourier.adjoint(y[at])).sum(0)
+            out = part if out is None else out.add_(part)
+        assert out is not None
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class SenseNormal:
+    """`x -> sum_c S_c^* T (S_c x)`: the normal operator of SENSE from one of a single image, coil by coil."""
+
+    maps: Tensor | Maps
+    convolution: Convolution
+
+    def normal(self, x: Tensor) -> Tensor:
+        """(z, y, x) -> (z, y, x)."""
+        return selfadjoint(x, self._normal)
+
+    def _normal(self, x: Tensor) -> Tensor:
+        maps = DenseMaps(self.maps) if isinstance(self.maps, Tensor) else self.maps
+        out = torch.zeros_like(x)
+        for coil in range(maps.shape[0]):
+            one = maps.coils(coil, coil + 1)[0]
+            out.addcmul_(one.conj(), self.convolution.convolve(one * x))
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class PairNormal:
+    """`x -> A^H W A x` from forward and adjoint, one coil group at a time so that no whole k-space is held.
+
+    weights  (sample) real
+    """
+
+    sense: Sense
+    weights: Tensor
+
+    def normal(self, x: Tensor) -> Tensor:
+        """(z, y, x) -> (z, y, x)."""
+        return selfadjoint(x, self._normal)
+
+    def _normal(self, x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        fourier = self.sense.fourier
+        for _, maps in self.sense.groups():
+            out += (maps.conj() * fourier.adjoint(fourier.forward(maps * x).mul_(self.weights))).sum(0)
+        return out
