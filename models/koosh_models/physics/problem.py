@@ -62,17 +62,36 @@ class LinearProblem:
         return self.b.device
 
 
+class Ratio(Protocol):
+    """What one EM update of one subset multiplies the image by."""
+
+    def __call__(self, x: Tensor, subset: int) -> Tensor:
+        """`S_s P_s^T (y_s / (P_s x + r_s))`, same shape as x, non-negative."""
+
+
 @dataclass(frozen=True, eq=False)
 class EmissionProblem:
     """Poisson counts `y ~ Poisson(P_s x + r_s)` in ordered subsets.
 
-    em       (x, subset) -> x * S_s * P_s^T (y_s / (P_s x + r_s)), with S_s = 1 / sensitivity of the subset
+    ratio    (x, subset) -> S_s * P_s^T (y_s / (P_s x + r_s)), with S_s = 1 / sensitivity of the subset
     inverse_sensitivity  (subset, z, y, x) real, S_s; zero where the subset sees nothing
+    guide    (channel, z, y, x) other images of the same patient on the same grid (MR), of order 1
     """
 
-    em: EmStep
+    ratio: Ratio
     inverse_sensitivity: Tensor
     scale: float = 1.0
+    guide: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and self.scale < float("inf")):
+            raise ValueError(f"scale is {self.scale}, wanted a positive finite number: does the scan hold counts?")
+        if self.guide is not None and tuple(self.guide.shape[1:]) != self.shape:
+            raise ValueError(f"guide has shape {tuple(self.guide.shape)}, wanted (channel, {self.shape}): resample it")
+
+    def em(self, x: Tensor, subset: int) -> Tensor:
+        """`x * ratio(x)`: the EM update of one subset, non-negative."""
+        return x * self.ratio(x, subset)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,13 +104,11 @@ class EmissionProblem:
         return int(self.inverse_sensitivity.shape[0])
 
     @property
+    def support(self) -> Tensor:
+        """(z, y, x) bool, voxels that any subset sees."""
+        return (self.inverse_sensitivity > 0).any(0)
+
+    @property
     def device(self) -> torch.device:
         """Where the tensors live."""
         return self.inverse_sensitivity.device
-
-
-class EmStep(Protocol):
-    """One EM update of one subset."""
-
-    def __call__(self, x: Tensor, subset: int) -> Tensor:
-        """The updated image, same shape, non-negative."""

@@ -1,0 +1,1 @@
+"""What networks are compared with, and the fallback where none can run."""

@@ -1,0 +1,1 @@
+"""Positron emission tomography: scanner, matched projectors, resolution and the Poisson problem made of them."""

@@ -1,0 +1,1 @@
+"""PET: projectors, priors, simulation, networks."""
