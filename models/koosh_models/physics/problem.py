@@ -75,13 +75,17 @@ class EmissionProblem:
 
     ratio    (x, subset) -> S_s * P_s^T (y_s / (P_s x + r_s)), with S_s = 1 / sensitivity of the subset
     inverse_sensitivity  (subset, z, y, x) real, S_s; zero where the subset sees nothing
-    guide    (channel, z, y, x) other images of the same patient on the same grid (MR), of order 1
+    traits   numbers a network may be conditioned on, e.g. the logarithm of the counts
+    guide    real image (channel, z, y, x) of another contrast on the same grid, e.g. MR, of order one; None without
+    name     what errors call this measurement
     """
 
     ratio: Ratio
     inverse_sensitivity: Tensor
     scale: float = 1.0
+    traits: tuple[float, ...] = ()
     guide: Tensor | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not (self.scale > 0 and self.scale < float("inf")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -140,7 +141,7 @@ def emission_problem(
     term = data_term(model, counts, background)
     if scale is None:
         scale = typical(term)
-    return EmissionProblem(term.ratio, term.inverse_sensitivity, scale, guide)
+    return EmissionProblem(term.ratio, term.inverse_sensitivity, scale, (noise(term, scale),), guide)
 
 
 def data_term(model: tuple[Response, ...], counts: Tensor, background: Tensor | float = 0.0) -> Poisson:
@@ -199,3 +200,10 @@ def flat_start(term: Poisson) -> Tensor:
     flat = term.support.to(term.inverse_sensitivity)
     seen = sum(float(response.forward(flat).sum()) for response in term.model)
     return flat * (max(net, 1.0) / max(seen, 1e-30))
+
+
+def noise(term: Poisson, scale: float) -> float:
+    """Trait of the scan: log10 of the events that a voxel of typical activity sends into the data."""
+    inverse = term.inverse_sensitivity[:, term.support]
+    sensitivity = torch.where(inverse > 0, 1 / torch.where(inverse > 0, inverse, 1), 0).sum(0)
+    return math.log10(max(scale * float(sensitivity.median()), 1e-30))
