@@ -39,11 +39,17 @@ class LinearProblem:
     normal   x -> A^H W A x, self-adjoint, scaled so that its largest eigenvalue is about 1; any shape of `b`
     b        A^H W y, complex
     scale    robust magnitude of the image that solves it
+    traits   numbers a network may be conditioned on, e.g. (noise relative to scale, acceleration)
+    guide    real image (channel, *shape) of another contrast, already of order one; None without
+    name     what errors call this measurement
     """
 
     normal: Apply
     b: Tensor
     scale: float = 1.0
+    traits: tuple[float, ...] = ()
+    guide: Tensor | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not self.b.is_complex():

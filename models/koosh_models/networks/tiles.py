@@ -1,0 +1,170 @@
+"""A regularizer applied tile by tile, exactly: the same image and the same gradients as on the whole volume.
+
+Each tile reads its core and a halo of the regularizer's radius, cropped at the border of the volume, so that the
+convolutions' own zeros act only there. Cores partition the volume (the last ones are smaller), so gradients add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from koosh_models.networks.regularizer import Regularizer
+from koosh_models.networks.stage import Box, Stage
+from koosh_models.physics.operator import inner
+from koosh_models.physics.problem import Problem
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where a tile lies: `core` and `outer` in the volume, `local` is the core within the outer box."""
+
+    core: Box
+    outer: Box
+    local: Box
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of the outer box."""
+        return math.prod(s.stop - s.start for s in self.outer)
+
+
+def plan(shape: Sequence[int], side: int | Sequence[int], regularizer: Regularizer) -> list[Tile]:
+    """Tiles of at most `side` voxels (rounded down to the regularizer's stride) whose cores partition the volume."""
+    sides = (side,) * len(shape) if isinstance(side, int) else tuple(side)
+    if len(sides) != len(shape) or len(regularizer.radius) != len(shape):
+        raise ValueError(f"tile {sides} and radius {regularizer.radius} for an image of shape {tuple(shape)}")
+    if min(sides) < 1:
+        raise ValueError(f"tile {sides}: every side must be at least 1")
+    axes = [_cut(*numbers) for numbers in zip(shape, sides, regularizer.radius, regularizer.stride, strict=True)]
+    return [Tile(*(tuple(boxes) for boxes in zip(*cell, strict=True))) for cell in product(*axes)]
+
+
+def _cut(size: int, side: int, radius: int, stride: int) -> list[tuple[slice, slice, slice]]:
+    step = max(side // stride, 1) * stride
+    halo = -(-radius // stride) * stride
+    parts = []
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        low, high = max(start - halo, 0), min(stop + halo, size)
+        parts.append((slice(start, stop), slice(low, high), slice(start - low, stop - low)))
+    return parts
+
+
+def largest(tiles: Sequence[Tile]) -> int:
+    """Voxels of the largest outer box: what one recomputed graph spans."""
+    return max(tile.voxels for tile in tiles)
+
+
+def side_for(shape: Sequence[int], regularizer: Regularizer, budget: int, itemsize: int = 4) -> int:
+    """The largest tile side whose graph fits into `budget` bytes; raises where not even the smallest does."""
+    step = max(regularizer.stride)
+    best = 0
+    for side in range(step, max(shape) + step, step):
+        needed = math.ceil(largest(plan(shape, side, regularizer)) * regularizer.activations * itemsize)
+        if needed > budget:
+            break
+        best = side
+    if not best:
+        raise ValueError(
+            f"a budget of {budget} bytes is too small for any tile: one of side {step} with its halo "
+            f"{regularizer.radius} needs {needed} bytes; allow more, or use fewer features or layers"
+        )
+    return best
+
+
+@dataclass
+class Gradients:
+    """What one pass back through a tiled regularizer yields.
+
+    x           gradient of the image
+    parameters  gradient of each trainable parameter of the regularizer, None where it has no effect
+    condition   gradient of the condition vector
+    dots        Re<probe, regularized> of each probe
+    """
+
+    x: Tensor
+    parameters: list[Tensor | None]
+    condition: Tensor | None
+    dots: list[Tensor] = field(default_factory=list)
+
+
+@torch.no_grad()
+def regularize(stage: Stage, problem: Problem, x: Tensor, condition: Tensor | None, tiles: Sequence[Tile]) -> Tensor:
+    """The regularized image, one tile at a time, outside autograd."""
+    out = torch.empty_like(x)
+    for tile in tiles:
+        out[tile.core] = stage.regularize(problem, x[tile.outer], condition, tile.outer)[tile.local]
+    return out
+
+
+def pull(
+    stage: Stage,
+    problem: Problem,
+    x: Tensor,
+    condition: Tensor | None,
+    tiles: Sequence[Tile],
+    grad: Tensor,
+    probes: Sequence[Tensor] = (),
+) -> Gradients:
+    """Gradients from that of the regularized image, one tile recomputed at a time."""
+    weights = [p for p in stage.parts[0].parameters() if p.requires_grad]
+    total = Gradients(
+        torch.zeros_like(x), [None] * len(weights), None, [x.new_zeros((), dtype=x.real.dtype)] * len(probes)
+    )
+    for tile in tiles:
+        with torch.enable_grad():
+            part = x[tile.outer].detach().requires_grad_()
+            vector = None if condition is None else condition.detach().requires_grad_()
+            z = stage.regularize(problem, part, vector, tile.outer)[tile.local]
+        wanted = [part, *weights] if vector is None else [part, *weights, vector]
+        found = list(torch.autograd.grad(z, wanted, grad[tile.core], allow_unused=True))
+        total.dots = [d + inner(p[tile.core], z.detach()) for d, p in zip(total.dots, probes, strict=True)]
+        total.x[tile.outer] += found[0]
+        if vector is not None:
+            total.condition = _sum(total.condition, found.pop())
+        total.parameters = [_sum(a, b) for a, b in zip(total.parameters, found[1:], strict=True)]
+        del z, part, found
+    return total
+
+
+def _sum(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    if total is None or more is None:
+        return total if more is None else more
+    return total.add_(more)
+
+
+class _Tiled(torch.autograd.Function):
+    """The whole tiled regularizer; saves the image it was given and nothing else."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        condition: Tensor | None,
+        stage: Stage,
+        problem: Problem,
+        tiles: list[Tile],
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.stage, ctx.problem, ctx.tiles = stage, problem, tiles
+        ctx.save_for_backward(x, condition)
+        return regularize(stage, problem, x, condition, tiles)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, condition = ctx.saved_tensors
+        total = pull(ctx.stage, ctx.problem, x, condition, ctx.tiles, grads[0])
+        return total.x, total.condition, None, None, None, *total.parameters
+
+
+def tiled(stage: Stage, problem: Problem, x: Tensor, condition: Tensor | None, tiles: list[Tile]) -> Tensor:
+    """The regularized image, differentiable; autograd holds one volume for it."""
+    weights = [p for p in stage.parts[0].parameters() if p.requires_grad]
+    return _Tiled.apply(x, condition, stage, problem, tiles, *weights)  # type: ignore[no-untyped-call]

@@ -1,0 +1,87 @@
+"""A small U-Net residual whose reach and grid are known, so that it can be tiled exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from koosh_models.networks.regularizer import activate, convolution, films, shrink
+
+
+class Unet(nn.Module):
+    """One convolution per level down and up, means of 2^n voxels down, repetition up, features doubled per level.
+
+    n_in, n_out  channels of input and output
+    levels       down-samplings
+    condition    width of the condition vector, 0 for none
+
+    Sizes that are no multiple of 2^levels are continued by zeros at the far end, as the convolutions do.
+    """
+
+    def __init__(self, n_in: int, n_out: int, features: int, levels: int, ndim: int, condition: int = 0) -> None:
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"{levels} levels; a U-Net has at least one")
+        kernel = (3,) * ndim
+        sizes = [features * 2**level for level in range(levels + 1)]
+        self.down = nn.ModuleList(
+            convolution(n_in if level == 0 else sizes[level - 1], sizes[level], kernel) for level in range(levels + 1)
+        )
+        self.up = nn.ModuleList(
+            convolution(sizes[level] + sizes[level + 1], sizes[level], kernel) for level in range(levels)
+        )
+        self.last = convolution(features, n_out, kernel)
+        shrink(self.last)
+        self.films = films(condition, [*sizes, *sizes[:-1]])
+        self.radius = (reach(levels),) * ndim
+        self.stride = (2**levels,) * ndim
+        self.n_in, self.features, self.levels, self.ndim = n_in, features, levels, ndim
+
+    @property
+    def activations(self) -> float:
+        """Numbers saved per voxel, levels below the first at their smaller share."""
+        conditioned = 2 if self.films is not None else 1
+        total = float(self.n_in)
+        for level in range(self.levels + 1):
+            n, share = self.features * 2**level, 2.0 ** (-self.ndim * level)
+            pooled = n / 2 if level else 0.0
+            way_up = (3 + conditioned) * n if level < self.levels else 0.0
+            total += share * (pooled + conditioned * n + way_up)
+        return total
+
+    def forward(self, channels: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(channel, *axes) -> (channel, *axes)."""
+        pool = functional.avg_pool2d if self.ndim == 2 else functional.avg_pool3d
+        x, skips = self._padded(channels)[None], []
+        for level, layer in enumerate(self.down):
+            x = self._activate(layer(pool(x, 2) if level else x), level, condition)
+            skips.append(x)
+        for level in reversed(range(self.levels)):
+            x = self._merge(x, skips[level])
+            x = self._activate(self.up[level](x), self.levels + 1 + level, condition)
+        inside = tuple(slice(n) for n in channels.shape[1:])
+        return self.last(x)[(0, slice(None), *inside)]
+
+    def _activate(self, features: Tensor, index: int, condition: Tensor | None) -> Tensor:
+        return activate(features, None if self.films is None else self.films[index], condition)
+
+    def _merge(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([functional.interpolate(coarse, scale_factor=2.0, mode="nearest"), skip], 1)
+
+    def _padded(self, channels: Tensor) -> Tensor:
+        missing = [-n % s for n, s in zip(channels.shape[1:], self.stride, strict=True)]
+        return functional.pad(channels, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else channels
+
+
+def reach(levels: int) -> int:
+    """Voxels that an output of the U-Net depends on, each way: the indices of its deepest path, followed back."""
+    farthest = 0
+    for start in range(2**levels):
+        low, high = start - 1, start + 1
+        for _ in range(levels):
+            low, high = (low - 1) // 2, (high + 1) // 2
+        for _ in range(levels):
+            low, high = 2 * (low - 1), 2 * (high + 1) + 1
+        farthest = max(farthest, start - (low - 1), high + 1 - start)
+    return farthest
