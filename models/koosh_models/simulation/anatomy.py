@@ -19,14 +19,19 @@ def varied(canvas: Canvas, values: Point, spread: float = AROUND) -> Point:
 
 
 def body(
-    canvas: Canvas, center: Point, radii: Point, value: float, *, turn: float = 0.0, power: float = 2.0,
-    wobble: float = 0.0, grain: float = 0.06,
+    canvas: Canvas,
+    center: Point,
+    radii: Point,
+    value: float,
+    *,
+    turn: float = 0.0,
+    power: float = 2.0,
+    wobble: float = 0.0,
+    grain: float = 0.06,
 ) -> None:
     """Paint a body whose place, size and value vary a little."""
     brightness = value * (1 + AROUND * canvas.rng.standard_normal())
-    canvas.paint(
-        Body(varied(canvas, center), varied(canvas, radii), brightness, turn, power, wobble, grain)
-    )
+    canvas.paint(Body(varied(canvas, center), varied(canvas, radii), brightness, turn, power, wobble, grain))
 
 
 def pair(canvas: Canvas, center: Point, radii: Point, value: float, turn: float = 0.0, grain: float = 0.06) -> None:
@@ -158,8 +163,7 @@ def abdomen(canvas: Canvas) -> None:
 def loops(canvas: Canvas) -> None:
     """Bowel: winding tubes with a brighter wall."""
     for _ in range(6):
-        start = np.array([canvas.rng.uniform(-0.9, -0.25), canvas.rng.uniform(-0.3, 0.05), canvas.rng.uniform(-0.5, 0.5)])
-        points, way = start[None], canvas.rng.standard_normal(3)
+        points = canvas.rng.uniform((-0.9, -0.3, -0.5), (-0.25, 0.05, 0.5))[None]
         for _ in range(3):
             way = canvas.rng.standard_normal(3) * (0.6, 0.4, 1.0)
             more, way = canvas.wind(points[-1], way, 0.3)

@@ -14,8 +14,8 @@ NODES = 28
 def loop_maps(matrix: tuple[int, ...], n_coils: int, seed: int = 0) -> Tensor:
     """(coil, z, y, x) or (coil, y, x) complex64 sensitivities whose sum of squares over the coils is one everywhere.
 
-    The loops lie on one to three rings about z, at a distance that keeps the whole field of view off the wire. The field
-    is computed at Chebyshev nodes and interpolated, which is exact to about 1e-4 since it is analytic inside.
+    The loops lie on one to three rings about z, at a distance that keeps the whole field of view off the wire. The
+    field is computed at Chebyshev nodes and interpolated, which is exact to about 1e-4 since it is analytic inside.
     """
     if n_coils < 1:
         raise ValueError(f"asked for {n_coils} coils; at least one is needed")

@@ -50,7 +50,7 @@ def phantom(name: str, matrix: tuple[int, ...], seed: int = 0, n_frames: int = 1
     return finished(image.reshape(matrix), np.random.default_rng([seed, 2]))
 
 
-def slab(n: int, edge: float = 0.08) -> Array:
+def slab(n: int, edge: float = 0.12) -> Array:
     """(z) excitation profile: 1, falling smoothly to 0 at both ends of the field of view."""
     place = np.abs((np.arange(n) - n // 2 + (n % 2 == 0) / 2) / (n / 2))
     return (0.5 + 0.5 * np.cos(np.pi * np.clip((place - 1 + edge) / edge, 0, 1))).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,7 @@ OBJECT = 0.02
 """Painted brightness above which there is tissue and not air."""
 
 
-def band_limited(
-    shape: tuple[int, ...], rng: np.random.Generator, period: float, spread: float = 0.5
-) -> Array:
+def band_limited(shape: tuple[int, ...], rng: np.random.Generator, period: float, spread: float = 0.5) -> Array:
     """Smooth noise of zero mean and unit deviation whose structures are about `period` (a share of the field of view).
 
     It is drawn on a fixed number of Fourier modes, so the same seed gives the same pattern on every matrix.
@@ -31,7 +30,7 @@ def band_limited(
 
 
 def resampled(periodic: Array, shape: tuple[int, ...]) -> Array:
-    """A periodic field on another grid by Fourier interpolation, scaled to unit deviation; (1, y, x) is a cut at z = 0."""
+    """A periodic field on another grid (Fourier interpolation), of unit deviation; (1, y, x) is a cut at z = 0."""
     out = np.fft.fftshift(np.fft.fftn(periodic))
     for axis, n in enumerate(shape):
         k = np.arange(periodic.shape[axis]) - periodic.shape[axis] // 2
@@ -78,8 +77,8 @@ class Canvas:
         self.image = np.zeros(self.shape, np.float32)
         self.folds = band_limited(self.shape, self.rng, 0.12)
         grains = [band_limited(self.shape, self.rng, period) for period in (0.03, 0.08, 0.2)]
-        self.texture = (sum(grains) / math.sqrt(len(grains))).astype(np.float32)
-        z, y, x = ((2 * (np.arange(n, dtype=np.float32) - n // 2) / n) for n in self.shape)
+        self.texture = np.sum(grains, axis=0) / np.float32(math.sqrt(len(grains)))
+        z, y, x = ((2 * (np.arange(n) - n // 2) / n).astype(np.float32) for n in self.shape)
         self.axes = (z, y, x)
 
     @property
@@ -118,16 +117,12 @@ class Canvas:
     def paint(self, body: Body) -> None:
         """Replace what is there by the body."""
         window, share = self.cover(body)
-        value = np.float32(body.value)
-        if body.grain:
-            value = value * (1 + np.float32(body.grain) * self.texture[window])
-        self.image[window] += share * (value - self.image[window])
+        grain = np.float32(body.value * body.grain) * self.texture[window]
+        self.image[window] += share * (np.float32(body.value) + grain - self.image[window])
 
     def tube(self, points: NDArray[np.float64], radii: NDArray[np.float64], value: float) -> None:
         """Replace what is there by a tube along `points` (point, zyx) with the radius at each; air stays air."""
-        for (a, b), (ra, rb) in zip(
-            zip(points[:-1], points[1:], strict=True), zip(radii[:-1], radii[1:], strict=True), strict=True
-        ):
+        for (a, b), (ra, rb) in zip(pairwise(points), pairwise(radii), strict=True):
             middle, along = (a + b) / 2, b - a
             r = max(ra, rb)
             window = self.window(middle, np.abs(along) / 2 + r + 2 * self.voxel)

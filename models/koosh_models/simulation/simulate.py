@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import finufft
 import torch
 from torch import Tensor
 
+from koosh_models.physics.nufft import Nufft
 from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.coils import loop_maps
 from koosh_models.simulation.trajectories import Trajectory
+
+EPS = 8e-6
+"""Of the transform that makes the data: well below what reconstructions use, and what single precision can give."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +82,11 @@ def checked_matrix(truth: Tensor, trajectory: Trajectory) -> tuple[int, ...]:
 
 def measured(truth: Tensor, maps: Tensor, trajectory: Trajectory) -> Tensor:
     """(coil, sample) or (frame, coil, sample) k-space without noise."""
+    matrix = tuple(maps.shape[1:])
     if trajectory.n_frames is None:
-        return encoded(maps * truth, trajectory.omega)
-    return torch.stack([encoded(maps * image, omega) for image, omega in zip(truth, trajectory.omega, strict=True)])
-
-
-def encoded(images: Tensor, omega: Tensor) -> Tensor:
-    """(coil, sample) of coil images (coil, z, y, x): `N^-1/2 sum_r x(r) exp(-i omega.r)`."""
-    transform = {2: finufft.nufft2d2, 3: finufft.nufft3d2}[omega.shape[0]]
-    points = [row.numpy() for row in omega]
-    values = transform(*points, images.contiguous().numpy(), eps=1e-5, isign=-1, upsampfac=2.0)
-    return torch.from_numpy(values).reshape(images.shape[0], -1) / math.sqrt(math.prod(images.shape[1:]))
+        return Nufft(trajectory.omega, matrix, EPS).forward(maps * truth)
+    frames = zip(truth, trajectory.omega, strict=True)
+    return torch.stack([Nufft(omega, matrix, EPS).forward(maps * image) for image, omega in frames])
 
 
 def white(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:

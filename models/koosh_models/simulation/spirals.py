@@ -94,7 +94,7 @@ def seiffert(size: int, modulus: float = 0.1, arc: float = 8.0) -> tuple[Tensor,
 
 
 def jacobi(u: Tensor, m: float) -> tuple[Tensor, Tensor]:
-    """Jacobi's elliptic sn and cn of u with parameter m, by the arithmetic-geometric mean (Abramowitz & Stegun 16.4)."""
+    """Jacobi's elliptic sn and cn of u with parameter m, by arithmetic-geometric means (Abramowitz & Stegun 16.4)."""
     a, b, ratios = 1.0, math.sqrt(1 - m), []
     while True:
         a, b, c = (a + b) / 2, math.sqrt(a * b), (a - b) / 2

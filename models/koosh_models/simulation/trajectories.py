@@ -1,7 +1,7 @@
 """Where k-space is sampled: every family of trajectories, in rad/voxel, the same for the same arguments.
 
-The acceleration R of radial families counts spokes: pi/2 N^2 / R full diameters in 3D, pi/2 N / R in 2D. Curved families
-count the length of their readouts against half spokes of the radial family, so R means the same amount of scan time.
+The acceleration R of radial families counts spokes: pi/2 N^2 / R full diameters in 3D, pi/2 N / R in 2D. Curved
+families count the length of their readouts against half spokes of the radial family, so R means the same scan time.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def ute3d(matrix: tuple[int, ...], acceleration: float, seed: int = 0, ramp: flo
 
 
 def ramped(n_samples: int, ramp: float) -> Tensor:
-    """|k| (sample) in rad/voxel, from 0 to pi, under a gradient that rises linearly over the first `ramp` of the readout."""
+    """|k| (sample) in rad/voxel, 0 to pi, under a gradient that rises linearly over the first `ramp` of the time."""
     if not 0 <= ramp <= 1:
         raise ValueError(f"the ramp takes {ramp:g} of the readout; wanted 0 to 1")
     t = torch.linspace(0, 1, n_samples, dtype=torch.float64)

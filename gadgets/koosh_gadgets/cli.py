@@ -1,0 +1,57 @@
+"""The command `koosh`: results on stdout, the log on stderr; 2 for bad input, 1 for a failure of ours."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+log = logging.getLogger("koosh")
+
+COMMANDS = ("simulate",)
+"""Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="koosh",
+        description="3D non-Cartesian MRI with unrolled networks: simulate, reconstruct, serve, train.",
+        epilog="Research software: its images are not for diagnosis.",
+    )
+    top.add_argument("-v", "--verbose", action="store_true", help="log more, with tracebacks")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"koosh_gadgets.commands.{name}").add(subparsers)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 (our failure) or 2 (bad input)."""
+    arguments = parser().parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(message)s")
+    try:
+        return int(arguments.run(arguments))
+    except (ValueError, OSError) as error:
+        log.error("%s", sentence(error), exc_info=arguments.verbose)
+        return 2
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 1
+    except Exception as error:
+        log.error("%s: %s", type(error).__name__, sentence(error), exc_info=True)
+        return 1
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

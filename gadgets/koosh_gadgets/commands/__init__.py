@@ -1,0 +1,1 @@
+"""The subcommands of `koosh`, one module each with `add(subparsers)`."""

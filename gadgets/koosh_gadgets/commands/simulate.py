@@ -1,0 +1,125 @@
+"""`koosh simulate`: a scan of a known truth as an ISMRMRD file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from koosh_models.scan import Geometry, Vector
+    from koosh_models.simulation.phantoms import Phantom
+    from koosh_models.simulation.simulate import Simulated
+
+log = logging.getLogger(__name__)
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    p = subparsers.add_parser("simulate", help="write a simulated scan as an ISMRMRD file", description=__doc__)
+    p.add_argument("out", metavar="OUT.h5", help="ISMRMRD file to write")
+    p.add_argument("--volume", metavar="FILE", help="anatomy from an .npz or NIfTI volume instead of a phantom")
+    p.add_argument("--anatomy", default="head", help="phantom: head, knee, chest, abdomen, vessels, cine (%(default)s)")
+    p.add_argument("--matrix", type=int, nargs="+", default=[96], metavar="N", help="one size, or z y x (%(default)s)")
+    p.add_argument("--fov-mm", type=float, default=240.0, help="field of view of the longest axis (%(default)s)")
+    p.add_argument("--trajectory", default="radial3d", help="family (%(default)s)")
+    p.add_argument("--acceleration", type=float, default=12.0, metavar="R", help="(%(default)s)")
+    p.add_argument("--frames", type=int, default=16, help="of a dynamic trajectory (%(default)s)")
+    p.add_argument("--coils", type=int, default=8, help="(%(default)s)")
+    p.add_argument("--noise", type=float, default=0.02, help="share of the mean signal (%(default)s)")
+    p.add_argument("--noise-correlation", type=float, default=0.0, help="between neighbouring coils (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    p.add_argument("--position", type=float, nargs=3, default=(0, 0, 0), metavar="MM", help="centre, LPS")
+    p.add_argument(
+        "--orientation", type=float, nargs=3, default=(0, 0, 0), metavar="DEG", help="turn about x, then y, then z, LPS"
+    )
+    p.add_argument("--truth", metavar="TRUTH.npz", help="also write image, mask and coil maps")
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Simulate and write; the parts that need torch are imported here."""
+    from koosh_models.simulation.header import Protocol
+    from koosh_models.simulation.recordfile import write_scan
+    from koosh_models.simulation.simulate import simulate
+    from koosh_models.simulation.trajectories import FAMILIES_2D, trajectory
+
+    if arguments.seed < 0:
+        raise ValueError(f"the seed is {arguments.seed}; wanted 0 or more")
+    family = arguments.trajectory
+    matrix = matrix_of(arguments.matrix, 2 if family in FAMILIES_2D else 3)
+    path = trajectory(family, matrix, arguments.acceleration, arguments.seed, arguments.frames)
+    anatomy = anatomy_of(arguments, matrix, path.n_frames)
+    simulated = simulate(
+        anatomy.image, path, mask=anatomy.mask, n_coils=arguments.coils, noise=arguments.noise,
+        seed=arguments.seed, geometry=geometry_of(arguments, matrix),
+    )  # fmt: skip
+    body = "HEAD" if arguments.volume else arguments.anatomy.upper()
+    protocol = Protocol(body_part=body, correlation=arguments.noise_correlation)
+    write_scan(arguments.out, simulated, path, protocol, arguments.seed)
+    if arguments.truth:
+        write_truth(Path(arguments.truth), simulated)
+    sys.stdout.write(
+        f"{arguments.out}: {family}, {path.n_readouts} readouts of {path.readout} samples"
+        f"{'' if path.n_frames is None else f' in each of {path.n_frames} frames'}, {arguments.coils} coils, "
+        f"matrix {' x '.join(map(str, matrix))}\n"
+    )
+    return 0
+
+
+def matrix_of(sizes: list[int], n_axes: int) -> tuple[int, ...]:
+    """(z, y, x) or (y, x) from what was given: one size for all axes, or each."""
+    matrix = tuple(sizes) * n_axes if len(sizes) == 1 else tuple(sizes)
+    if len(matrix) != n_axes or not all(4 <= n <= 1024 for n in matrix):
+        raise ValueError(f"--matrix {' '.join(map(str, sizes))}: wanted one size or {n_axes}, each from 4 to 1024")
+    return matrix
+
+
+def anatomy_of(arguments: argparse.Namespace, matrix: tuple[int, ...], n_frames: int | None) -> Phantom:
+    """The image to scan: a phantom, still or moving as the trajectory needs."""
+    from koosh_models.simulation.phantoms import phantom
+
+    if n_frames is not None:
+        return phantom("cine", matrix, arguments.seed, n_frames)
+    return phantom(arguments.anatomy, matrix, arguments.seed)
+
+
+def geometry_of(arguments: argparse.Namespace, matrix: tuple[int, ...]) -> Geometry:
+    """Cubic voxels, centred and turned as asked."""
+    import numpy as np
+
+    from koosh_models.scan import Geometry
+
+    voxel = arguments.fov_mm / max(matrix)
+    x, y, z = np.deg2rad(arguments.orientation)
+    about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
+    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    about_z = np.array([[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]])
+    read, phase, normal = (vector(column) for column in (about_z @ about_y @ about_x).T)
+    position = vector(arguments.position)
+    return Geometry(matrix, tuple(n * voxel for n in matrix), position, read, phase, normal, slice_mm=5.0)
+
+
+def vector(values: Iterable[float]) -> Vector:
+    """Three plain numbers."""
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+def write_truth(path: Path, simulated: Simulated) -> None:
+    """`image`, `mask`, `maps` and the noise `sigma` as .npz, whole or not at all."""
+    import numpy as np
+
+    from koosh_gadgets.atomic import atomic_file
+
+    with atomic_file(path) as file:
+        np.savez(
+            file,
+            image=simulated.truth.numpy(),
+            mask=simulated.mask.numpy(),
+            maps=simulated.maps.numpy(),
+            sigma=simulated.sigma,
+        )

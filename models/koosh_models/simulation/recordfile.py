@@ -1,0 +1,150 @@
+"""Simulated scans as ISMRMRD files, written in batches of compound arrays and whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import ismrmrd
+import numpy as np
+import torch
+from ismrmrd.hdf5 import acquisition_dtype, acquisition_header_dtype
+from numpy.typing import NDArray
+from torch import Tensor
+
+from koosh_models.scan import Geometry
+from koosh_models.simulation.header import LIMIT, Protocol, header_xml
+from koosh_models.simulation.simulate import Simulated, white
+from koosh_models.simulation.trajectories import Trajectory
+
+BATCH = 512
+TICK_MS = 2.5
+"""ISMRMRD's acquisition time stamps count steps of 2.5 ms on this kind of scanner."""
+
+
+def write_scan(
+    path: str | Path, simulated: Simulated, trajectory: Trajectory, protocol: Protocol | None = None, seed: int = 0
+) -> None:
+    """Write the scan as ISMRMRD: header, noise readouts, then every readout with its trajectory in cycles per voxel."""
+    protocol = Protocol() if protocol is None else protocol
+    geometry, n_coils = simulated.scan.geometry, simulated.scan.n_coils
+    mix = mixing(n_coils, protocol.correlation)
+    n_noise = protocol.n_noise if simulated.sigma > 0 else 0
+    noise = simulated.sigma * white((n_noise, n_coils, trajectory.readout), seed + 1)
+    imaging = readouts(simulated.scan.kspace, trajectory.readout)
+    paths = None if trajectory.lines is not None else columns(trajectory)
+    head = heads(trajectory, geometry, n_coils, protocol, n_noise)
+    with part_file(path) as part, h5py.File(part, "w") as file:
+        group = file.create_group("dataset")
+        xml = header_xml(trajectory, geometry, n_coils, protocol, seed)
+        group.create_dataset("xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes), maxshape=(1,))
+        n = len(head)
+        data = group.create_dataset("data", (n,), acquisition_dtype, maxshape=(None,), chunks=(min(BATCH, n),))
+        for start in range(0, n, BATCH):
+            chosen = range(start, min(start + BATCH, n))
+            samples = [noise[i] if i < n_noise else imaging[i - n_noise] for i in chosen]
+            mixed = np.einsum("ij,njs->nis", mix, np.stack([s.numpy() for s in samples]))
+            ways = None if paths is None else [None if i < n_noise else paths[i - n_noise] for i in chosen]
+            data[start : chosen.stop] = batch(head[start : chosen.stop], mixed, ways)
+
+
+@contextlib.contextmanager
+def part_file(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` when the block ends well and vanishes when it doesn't."""
+    path = Path(path)
+    part = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def batch(
+    head: NDArray[np.void], samples: NDArray[np.complex64], paths: list[NDArray[np.float32] | None] | None
+) -> NDArray[np.void]:
+    """(readout) records of header, trajectory and data, as the file holds them."""
+    out = np.empty(len(head), acquisition_dtype)
+    out["head"] = head
+    none = np.zeros(0, np.float32)
+    for i in range(len(head)):
+        path = None if paths is None else paths[i]
+        out["traj"][i] = none if path is None else path
+        out["data"][i] = samples[i].astype(np.complex64).ravel().view(np.float32)
+    return out
+
+
+def readouts(kspace: Tensor, size: int) -> Tensor:
+    """(readout, coil, sample) of k-space (coil, sample) or (frame, coil, sample), frames in their order."""
+    frames = kspace if kspace.ndim == 3 else kspace[None]
+    n_frames, n_coils, _ = frames.shape
+    return frames.reshape(n_frames, n_coils, -1, size).transpose(1, 2).reshape(-1, n_coils, size)
+
+
+def columns(trajectory: Trajectory) -> NDArray[np.float32]:
+    """(readout, sample * axis) kx, ky(, kz) of every sample in cycles per voxel of the encoded matrix."""
+    omega = trajectory.omega if trajectory.omega.ndim == 3 else trajectory.omega[None]
+    cycles = (omega / (2 * math.pi)).clamp(-0.5, 0.5).flip(1).transpose(1, 2)
+    return cycles.reshape(-1, trajectory.readout * cycles.shape[-1]).numpy()
+
+
+def heads(
+    trajectory: Trajectory, geometry: Geometry, n_coils: int, protocol: Protocol, n_noise: int
+) -> NDArray[np.void]:
+    """(noise + imaging readout) headers with counters, flags, times and position."""
+    n_frames, per_frame = trajectory.n_frames or 1, trajectory.n_readouts
+    n = n_noise + n_frames * per_frame
+    head = np.zeros(n, acquisition_header_dtype)
+    head["version"], head["measurement_uid"] = 1, 1
+    head["scan_counter"] = np.arange(1, n + 1)
+    head["acquisition_time_stamp"] = 17_280_000 + np.arange(n) * protocol.tr_ms / TICK_MS
+    head["number_of_samples"] = trajectory.readout
+    head["available_channels"] = head["active_channels"] = n_coils
+    for coil in range(min(n_coils, 1024)):
+        head["channel_mask"][:, coil // 64] |= np.uint64(1 << (coil % 64))
+    head["sample_time_us"] = protocol.dwell_us
+    head["position"] = geometry.position_mm
+    head["read_dir"], head["phase_dir"], head["slice_dir"] = geometry.read_dir, geometry.phase_dir, geometry.slice_dir
+    head["flags"][:n_noise] = flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+    imaging = head[n_noise:]
+    imaging["center_sample"] = trajectory.center
+    imaging["trajectory_dimensions"] = 0 if trajectory.lines is not None else len(geometry.matrix)
+    counters(imaging, trajectory, per_frame)
+    return head
+
+
+def counters(head: NDArray[np.void], trajectory: Trajectory, per_frame: int) -> None:
+    """Fill in the indices and the first / last flags of the imaging readouts."""
+    index = np.arange(len(head))
+    within = index % per_frame
+    if trajectory.lines is None:
+        first, second = within % (LIMIT + 1), within // (LIMIT + 1)
+    else:
+        first, second = trajectory.lines.reshape(-1, 2).numpy().T
+    head["idx"]["kspace_encode_step_1"], head["idx"]["kspace_encode_step_2"] = first, second
+    head["idx"]["phase"] = index // per_frame
+    begin, end = within == 0, within == per_frame - 1
+    head["flags"][begin] |= flag(ismrmrd.ACQ_FIRST_IN_SLICE) | flag(ismrmrd.ACQ_FIRST_IN_PHASE)
+    head["flags"][end] |= flag(ismrmrd.ACQ_LAST_IN_SLICE) | flag(ismrmrd.ACQ_LAST_IN_PHASE)
+    head["flags"][0] |= flag(ismrmrd.ACQ_FIRST_IN_REPETITION)
+    head["flags"][-1] |= flag(ismrmrd.ACQ_LAST_IN_REPETITION) | flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+
+
+def flag(number: int) -> np.uint64:
+    """The bit of an ISMRMRD flag, which are counted from one."""
+    return np.uint64(1 << (number - 1))
+
+
+def mixing(n_coils: int, correlation: float) -> NDArray[np.complex64]:
+    """(coil, coil) L with `(L L^H)_ij = correlation^|i-j| e^(i(i-j)/2)`; white noise n becomes L n."""
+    if not 0 <= correlation < 1:
+        raise ValueError(f"noise correlation is {correlation:g}; wanted 0 to below 1")
+    apart = torch.arange(n_coils)[:, None] - torch.arange(n_coils)
+    covariance = torch.polar(torch.tensor(float(correlation)) ** apart.abs(), 0.5 * apart.float())
+    return torch.linalg.cholesky(covariance.to(torch.complex128)).to(torch.complex64).numpy()
