@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-import torch
 from torch import Tensor
 
-from koosh_models.physics.pet.prior import Neighbours, fuse
+from koosh_models.physics.pet.prior import Neighbours, access_order, fuse, penalty
 from koosh_models.physics.pet.psf import Gaussian
 from koosh_models.physics.problem import EmissionProblem
-
-
-def flat(problem: EmissionProblem) -> Tensor:
-    """The start image: a flat activity of the problem's scale inside the support, zero where nothing is seen."""
-    return problem.support.to(problem.inverse_sensitivity) * problem.scale
 
 
 def iterates(problem: EmissionProblem, start: Tensor | None = None) -> Iterator[Tensor]:
@@ -64,30 +58,10 @@ def smoothed(image: Tensor, fwhm_mm: float, voxel_mm: tuple[float, ...]) -> Tens
     return Gaussian((fwhm_mm,) * image.ndim, voxel_mm).forward(image) if fwhm_mm > 0 else image
 
 
-def penalty(problem: EmissionProblem, subset: int, strength: float | Tensor) -> Tensor:
-    """`g S_s`, the weight that `fuse` takes, for a strength without units: g = strength / (scale * typical S_s)."""
-    inverse = problem.inverse_sensitivity[subset]
-    return strength * inverse / (problem.scale * unit(inverse))
-
-
-def unit(inverse: Tensor) -> float:
-    """Median inverse sensitivity of the voxels seen."""
-    seen = inverse[inverse > 0]
-    return float(seen.median()) if len(seen) else 1.0
-
-
-def access_order(n_subsets: int) -> tuple[int, ...]:
-    """Subsets in an order that turns by about the golden angle, so that neighbours in time differ in direction."""
-    step = max(1, round(n_subsets * 0.381966))
-    while torch.gcd(torch.tensor(step), torch.tensor(n_subsets)) > 1:
-        step += 1
-    return tuple(i * step % n_subsets for i in range(n_subsets))
-
-
 def checked(problem: EmissionProblem, start: Tensor | None) -> Tensor:
     """The start image, refused where EM can't run from it."""
     if start is None:
-        return flat(problem)
+        return problem.flat()
     if tuple(start.shape) != problem.shape or start.is_complex() or not bool((start >= 0).all()):
         raise ValueError(f"the start image must be real, >= 0 and of shape {problem.shape}; got {tuple(start.shape)}")
     return start * problem.support

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from koosh_models.networks import tiles
 from koosh_models.networks.cnn import residual_cnn, space_time_cnn
 from koosh_models.networks.consistency import ConjugateGradient, Consistency, GradientStep, Proximal, linear_problem
+from koosh_models.networks.emission import emission_steps
 from koosh_models.networks.regularizer import Regularizer
 from koosh_models.networks.solve import conjugate_gradients
 from koosh_models.networks.stage import Precision, Stage
 from koosh_models.networks.unet import Unet
-from koosh_models.physics.problem import Problem
+from koosh_models.physics.problem import EmissionProblem, Problem
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Dims:
     traits       numbers the problem brings to condition on (`problem.traits`), 0 for none
     start        image before the first stage: "zero", "adjoint" (b), "cg" (steps on N x = b) or "ones" (times scale)
     step, lam    where the consistency steps begin; both are learned
+    gamma        where the strength of an "em" step begins (PET); learned; 0 stays OSEM
+    truncated    no gradient through the projections of an "em" step
     cg_steps     at most so many in a "cg" stage, which stops earlier at cg_tolerance; and in the start image
     """
 
@@ -42,7 +45,7 @@ class Dims:
     regularizer: Literal["cnn", "unet", "spacetime"] = "cnn"
     features: int = 32
     layers: int = 5
-    consistency: Literal["gradient", "cg", "proximal"] = "cg"
+    consistency: Literal["gradient", "cg", "proximal", "em"] = "cg"
     shared: bool = False
     channels: Literal[1, 2] = 2
     guides: int = 0
@@ -50,6 +53,8 @@ class Dims:
     start: Literal["zero", "adjoint", "cg", "ones"] = "cg"
     step: float = 1.0
     lam: float = 0.05
+    gamma: float = 0.2
+    truncated: bool = False
     degree: int = 0
     cg_steps: int = 10
     cg_tolerance: float = 1e-6
@@ -103,6 +108,8 @@ class Unrolled(nn.Module):
         """The image before the first stage; it has no parameters."""
         self.check(problem)
         if self.dims.start == "ones":
+            if isinstance(problem, EmissionProblem):
+                return problem.flat()
             return torch.full(problem.shape, problem.scale, device=problem.device, dtype=self._dtype(problem))
         if self.dims.start == "zero":
             return torch.zeros(problem.shape, device=problem.device, dtype=self._dtype(problem))
@@ -153,9 +160,9 @@ class Unrolled(nn.Module):
             )
 
     def _dtype(self, problem: Problem) -> torch.dtype:
-        b = getattr(problem, "b", None)
-        if b is not None:
-            return cast(torch.dtype, b.dtype)
+        for name in ("b", "inverse_sensitivity"):
+            if (found := getattr(problem, name, None)) is not None:
+                return cast(torch.dtype, found.dtype)
         return torch.complex64 if self.dims.channels == 2 else torch.float32
 
 
@@ -166,7 +173,7 @@ def _conditioning(traits: int, width: int = 16) -> nn.Module:
 def build(dims: Dims) -> Unrolled:
     """The network of these dimensions, its weights drawn from torch's generator."""
     count = 1 if dims.shared else dims.stages
-    return Unrolled(dims, [regularizer(dims) for _ in range(count)], [consistency(dims) for _ in range(count)])
+    return Unrolled(dims, [regularizer(dims) for _ in range(count)], consistency_steps(dims))
 
 
 def regularizer(dims: Dims) -> nn.Module:
@@ -177,6 +184,13 @@ def regularizer(dims: Dims) -> nn.Module:
     if dims.regularizer == "spacetime":
         return space_time_cnn(n_in, n_out, dims.features, dims.layers, width)
     return residual_cnn(n_in, n_out, dims.features, dims.layers, dims.ndim, width)
+
+
+def consistency_steps(dims: Dims) -> list[nn.Module]:
+    """One consistency step a stage, or one for all; those of PET differ in their subset even where all is shared."""
+    if dims.consistency == "em":
+        return [*emission_steps(dims.stages, dims.gamma, dims.shared, dims.truncated)]
+    return [consistency(dims) for _ in range(1 if dims.shared else dims.stages)]
 
 
 def consistency(dims: Dims) -> nn.Module:

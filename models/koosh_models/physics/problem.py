@@ -103,6 +103,10 @@ class EmissionProblem:
         """`x * ratio(x)`: the EM update of one subset, non-negative."""
         return x * self.ratio(x, subset)
 
+    def flat(self) -> Tensor:
+        """The usual start image: `scale` wherever something is seen, else 0."""
+        return self.support.to(self.inverse_sensitivity) * self.scale
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image."""

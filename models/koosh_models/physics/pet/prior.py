@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from koosh_models.physics.problem import EmissionProblem
+
 
 def fuse(x_em: Tensor, x_reg: Tensor, weight: Tensor) -> Tensor:
     """Positive root of `weight x^2 + (1 - weight x_reg) x - x_em = 0`, the joint maximiser; x_em where weight is 0.
@@ -95,3 +97,23 @@ def bowsher(guide: Tensor, voxel_mm: tuple[float, ...], keep: int | None = None)
     back = [directed[plain.offsets.index(tuple(-i for i in o))] for o in plain.offsets]
     mirrored = torch.stack([neighbour(w, o) for o, w in zip(plain.offsets, back, strict=True)])
     return Neighbours(plain.offsets, (directed + mirrored) / 2)
+
+
+def penalty(problem: EmissionProblem, subset: int, strength: float | Tensor) -> Tensor:
+    """`g S_s`, the weight that `fuse` takes, for a strength without units: g = strength / (scale * typical S_s)."""
+    inverse = problem.inverse_sensitivity[subset]
+    return strength * inverse / (problem.scale * unit(inverse))
+
+
+def unit(inverse: Tensor) -> float:
+    """Median inverse sensitivity of the voxels seen."""
+    seen = inverse[inverse > 0]
+    return float(seen.median()) if len(seen) else 1.0
+
+
+def access_order(n_subsets: int) -> tuple[int, ...]:
+    """Subsets in an order that turns by about the golden angle, so that neighbours in time differ in direction."""
+    step = max(1, round(n_subsets * 0.381966))
+    while math.gcd(step, n_subsets) > 1:
+        step += 1
+    return tuple(i * step % n_subsets for i in range(n_subsets))
