@@ -98,8 +98,8 @@ def to_radians(
     peak = float(np.abs(omega).max())
     if peak > np.pi * HIGHEST:
         raise ValueError(
-            f"in {canonical(unit)} the trajectory reaches {peak:.4g} rad/voxel, beyond pi, for the encoded matrix {matrix} "
-            f"and field of view {fov_mm} mm; set trajectory_unit to the right one of {', '.join(UNITS)}"
+            f"in {canonical(unit)} the trajectory reaches {peak:.4g} rad/voxel, beyond pi, for the encoded matrix "
+            f"{matrix} and field of view {fov_mm} mm; set trajectory_unit to the right one of {', '.join(UNITS)}"
         )
     return np.ascontiguousarray(np.clip(omega, -np.pi, np.pi), np.float32)
 
