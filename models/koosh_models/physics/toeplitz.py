@@ -15,7 +15,7 @@ from torch import Tensor
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.operator import selfadjoint
 
-SLAB_BYTES = 4 << 20  # a slab of this size stays in a core's cache; measured best between 2 and 8 MB
+SLAB_BYTES = 3 << 20  # a slab of this size stays near the core; measured best between 1 and 4 MB
 GPU_SLAB_BYTES = 256 << 20
 
 

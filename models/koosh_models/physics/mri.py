@@ -1,0 +1,52 @@
+"""A scan and its calibration as a problem that networks and baselines solve."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from koosh_models.physics import toeplitz
+from koosh_models.physics.nufft import Nufft
+from koosh_models.physics.operator import Apply
+from koosh_models.physics.problem import LinearProblem
+from koosh_models.physics.sense import Maps, PairNormal, Sense, SenseNormal
+from koosh_models.scan import Scan
+
+# Below this many samples a voxel the explicit pair beats the Toeplitz normal on the CPU (one thread, finufft eps 1e-4)
+PAIR_BELOW = {2: 0.10, 3: 0.08}
+
+
+def use_pair(scan: Scan) -> bool:
+    """Whether forward and adjoint are cheaper than Toeplitz: by a fixed rule, so that two runs agree to the bit."""
+    density = scan.omega.shape[-1] / torch.tensor(scan.geometry.matrix).prod().item()
+    return scan.omega.device.type == "cpu" and density < PAIR_BELOW[len(scan.geometry.matrix)]
+
+
+def non_cartesian(scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int = 4) -> LinearProblem:
+    """The density-weighted normal equations of one volume.
+
+    maps  (coil, z, y, x), sum of squares 1 inside the object
+    """
+    if scan.n_frames is not None:
+        raise ValueError("this scan has frames; use dynamic(), or choose one with scan.frame(k)")
+    if scan.weights is None:
+        raise ValueError("the scan has no density weights: scan = with_weights(scan) first")
+    sense = Sense(maps, Nufft(scan.omega, scan.geometry.matrix, eps), group)
+    b = sense.adjoint(scan.kspace * scan.weights)
+    return LinearProblem(normal_of(scan, sense), b, robust_scale(b))
+
+
+def normal_of(scan: Scan, sense: Sense) -> Apply:
+    """`x -> A^H W A x` in its cheaper form."""
+    assert scan.weights is not None
+    assert isinstance(sense.fourier, Nufft)
+    if use_pair(scan):
+        return PairNormal(sense, scan.weights).normal
+    return SenseNormal(sense.maps, toeplitz.build(sense.fourier, scan.weights)).normal
+
+
+def robust_scale(image: Tensor) -> float:
+    """Typical magnitude of an image: its 99th percentile, on at most a million voxels evenly spread."""
+    magnitude = image.abs().flatten()
+    value = float(torch.quantile(magnitude[:: max(1, magnitude.numel() // 1_000_000)], 0.99))
+    return value if value > 0 else float(magnitude.max()) or 1.0
