@@ -1,0 +1,82 @@
+"""Series on disk: all of its files or none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from koosh_gadgets.dicom import classic, enhanced
+from koosh_gadgets.dicom.describe import Subject, subject
+from koosh_gadgets.dicom.metadata import Facts, facts
+from koosh_gadgets.dicom.uids import IMPLEMENTATION
+from koosh_gadgets.imagefile import Series
+
+log = logging.getLogger(__name__)
+
+
+def write_series(
+    series: Series,
+    folder: str | Path,
+    *,
+    enhanced: bool = False,
+    template: str | Path | None = None,
+    overrides: str | Path | None = None,
+) -> list[Path]:
+    """Write a series into `folder` and give its files, in slice order: one a slice, or one Enhanced MR object.
+
+    Written aside first and moved when the last byte is there: on a full disk, or for a series that is refused, nothing
+    appears. `template` (a DICOM file) and `overrides` (JSON) supply patient, study and equipment. File names follow
+    from the UIDs, so that the same series written twice is there once.
+    """
+    return write_subject(prepared(series, facts(series.header, template, overrides), enhanced), folder, enhanced)
+
+
+def prepared(series: Series, known: Facts, is_enhanced: bool) -> Subject:
+    """The series with its pixels, planes and UIDs."""
+    return subject(series, known, enhanced.FORM if is_enhanced else classic.FORM)
+
+
+def write_subject(ready: Subject, folder: str | Path, is_enhanced: bool) -> list[Path]:
+    """The files of a prepared series."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".koosh-", suffix=".part", dir=folder))
+    try:
+        names = _write(ready, aside, is_enhanced)
+        for name in names:
+            os.replace(aside / name, folder / name)
+    except OSError as error:
+        raise OSError(error.errno, f"DICOM series not written to {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    log.info("%d DICOM %s written", len(names), "object" if len(names) == 1 else "objects")
+    return [folder / name for name in names]
+
+
+def _write(ready: Subject, aside: Path, is_enhanced: bool) -> list[str]:
+    form = enhanced if is_enhanced else classic
+    stem = f"{ready.number:04d}-{ready.series[-10:]}"
+    names = []
+    for data in form.datasets(ready):
+        names.append(f"{stem}-{data.InstanceNumber:05d}.dcm")
+        _write_file(data, aside / names[-1])
+    return names
+
+
+def _write_file(data: Dataset, path: Path) -> None:
+    data.file_meta = FileMetaDataset()
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.ImplementationClassUID = IMPLEMENTATION
+    data.file_meta.ImplementationVersionName = "KOOSH"
+    with path.open("wb") as file:
+        dcmwrite(file, data, enforce_file_format=True)
+        file.flush()
