@@ -85,6 +85,18 @@ class ScanFile:
         trajectory = np.stack(records["traj"]).astype(np.float32, copy=False)
         return Readouts(heads, trajectory.reshape(n, n_samples, n_axes), data.reshape(n, n_coils, n_samples))
 
+    def trajectory(self, chosen: np.ndarray) -> np.ndarray:
+        """(sample, axis) of the `chosen` (readout) readouts of one shape, without reading their data."""
+        stored, parts = self.group["data"].fields("traj"), []
+        n_axes = int(self.heads["trajectory_dimensions"][chosen][0])
+        for slab in self.slabs():
+            if chosen[slab].any():
+                paths = stored[slab][chosen[slab]]
+                wanted = n_axes * int(self.heads["number_of_samples"][slab][0])
+                check_sizes(paths, wanted, f"{self.name}: trajectory", slab)
+                parts.append(np.stack(paths).reshape(-1, n_axes))
+        return np.concatenate(parts)
+
     def waveforms(self) -> Iterator[ismrmrd.Waveform]:
         """All waveforms in their order; usually none."""
         if "waveforms" not in self.group:

@@ -47,12 +47,13 @@ def choose(
 ) -> Choice:
     """The unit of the trajectory `k` (sample, axis): the configured one, else the header's, else the one that fits.
 
-    Too far outside the matrix, no unit or two units that fit are a ValueError which names them.
+    A configured "auto" counts as none. A named unit that leads outside the matrix, no unit that fits, and two that do
+    are a ValueError which names them.
     """
     check(k, matrix, fov_mm)
     peaks = np.abs(k[:, : len(matrix)]).max(axis=0)[::-1].astype(float)
     for name, source in ((configured, "configuration"), (header, "header")):
-        if name:
+        if name and name != "auto":
             return named(name, source, peaks, matrix, fov_mm)
     return detected(peaks, matrix, fov_mm)
 
