@@ -12,12 +12,16 @@ from torch import Tensor
 from koosh_models.baselines import classical
 from koosh_models.calibration import density
 from koosh_models.calibration.maps import CoilMaps, low_frequency
+from koosh_models.networks import tiles
+from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.mri import non_cartesian
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.scan import Scan
+from koosh_models.weights import choose, load
 
 log = logging.getLogger(__name__)
-METHODS = ("gridding", "cg", "l1")
+METHODS = ("gridding", "cg", "l1", "unrolled")
+MEMORY = 2 << 30  # bytes for one tile of a network where nothing else is said
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,7 @@ class Reconstruction:
     method   what made it
     seconds  time of each part: weights, maps, problem, solve
     facts    numbers worth keeping with the image
+    weights  name and sha256 of the network's weights, empty for other methods
     """
 
     volume: Tensor
@@ -36,6 +41,7 @@ class Reconstruction:
     method: str
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
+    weights: str = ""
 
 
 def with_weights(scan: Scan) -> Scan:
@@ -66,12 +72,45 @@ def solve(problem: LinearProblem, method: str) -> classical.Result:
         return classical.cg_sense(problem)
     if method == "l1":
         return classical.l1_wavelet(problem)
-    raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    classics = [name for name in METHODS if name != "unrolled"]
+    raise ValueError(f"unknown method {method!r}; known: {', '.join(classics)}, and unrolled with a network")
 
 
-def reconstruct(scan: Scan, method: str = "l1", maps: CoilMaps | None = None) -> Reconstruction:
-    """The image of a scan; a series is reconstructed frame by frame with common maps."""
+def unrolled(problem: LinearProblem, network: Unrolled, memory: int = MEMORY) -> classical.Result:
+    """The network's image, its regularizers on tiles that fit into `memory` bytes."""
+    side = tiles.side_for(problem.shape, network.stage(0).regularizer, memory)
+    image = network(problem, tile=side)
+    if not bool(torch.isfinite(torch.view_as_real(image)).all()):
+        raise ArithmeticError("the network's image contains NaN or Inf; its weights don't suit this scan, use l1 or cg")
+    steps = network.dims.start_steps * (network.dims.start == "cg") + network.dims.stages * network.dims.cg_steps
+    return classical.Result(image, steps)
+
+
+def network_for(scan: Scan, weights: str | None) -> tuple[Unrolled, str]:
+    """The network and what identifies it: the one named, or the newest that takes the scan."""
+    name = weights or choose(scan).name
+    if name is None:
+        raise ValueError(f"no network takes this scan ({'; '.join(choose(scan).reasons)}); use l1 or cg")
+    network, card = load(name, scan.kspace.device)
+    if (why := card.refuses(scan)) is not None:
+        raise ValueError(f"the network {card.name} does not take this scan: {why}; use l1 or cg")
+    return network, f"{card.name} {card.sha256}"
+
+
+def reconstruct(
+    scan: Scan,
+    method: str = "l1",
+    maps: CoilMaps | None = None,
+    weights: str | None = None,
+    memory: int = MEMORY,
+) -> Reconstruction:
+    """The image of a scan; a series is reconstructed frame by frame with common maps.
+
+    weights  of "unrolled": name or path; None for the newest that takes the scan
+    memory   bytes for one tile of a network
+    """
     seconds: dict[str, float] = {}
+    network, identity = network_for(scan, weights) if method == "unrolled" else (None, "")
     with _timed(seconds, "weights"):
         scan = with_weights(scan)
     with _timed(seconds, "maps"):
@@ -82,14 +121,14 @@ def reconstruct(scan: Scan, method: str = "l1", maps: CoilMaps | None = None) ->
         with _timed(seconds, "problem"):
             problem = non_cartesian(one, maps.maps)
         with _timed(seconds, "solve"), torch.no_grad():
-            result = solve(problem, method)
+            result = solve(problem, method) if network is None else unrolled(problem, network, memory)
         images.append(result.image)
         facts = {"iterations": float(result.iterations), "scale": problem.scale}
         if result.residual is not None:
             facts["residual"] = result.residual
     volume = images[0] if scan.n_frames is None else torch.stack(images)
     log.info("%s: %s in %.2f s", method, "x".join(map(str, volume.shape)), sum(seconds.values()))
-    return Reconstruction(volume, maps, method, seconds, facts)
+    return Reconstruction(volume, maps, method, seconds, facts, identity)
 
 
 class _timed:
