@@ -313,6 +313,4 @@ def counted(volume: Volume, group: Group, journal: Journal) -> Volume:
     if group.encoding.readouts is None and group.encoding.limited is not None and group.encoding.limited < n:
         journal.note(f"volume {name}: the header's limits promise {group.encoding.limited} readouts, {n} came",
                      logging.INFO)  # fmt: skip
-    return Volume(
-        volume.key, volume.encoding, volume.heads, volume.data, volume.trajectory, expected, missing
-    )
+    return Volume(volume.key, volume.encoding, volume.heads, volume.data, volume.trajectory, expected, missing)

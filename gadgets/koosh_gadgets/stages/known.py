@@ -150,7 +150,9 @@ def from_file(path: Path, encoding: Encoding, unit: str, n_samples: int) -> np.n
         unit = found
     table = table * units.factor(unit, encoding.matrix[:n], encoding.fov_mm[:n]).astype(np.float32)
     if np.abs(table).max() > units.EDGE:
-        raise ValueError(f"{path.name} reaches {np.abs(table).max():.4g} cycles per voxel, beyond 0.5: is it in {unit}?")
+        raise ValueError(
+            f"{path.name} reaches {np.abs(table).max():.4g} cycles per voxel, beyond 0.5: is it in {unit}?"
+        )
     return np.clip(table, -0.5, 0.5)
 
 

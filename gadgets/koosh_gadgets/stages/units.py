@@ -36,9 +36,7 @@ def fitting(peak: np.ndarray, radius: dict[str, float], matrix: np.ndarray, fov_
 
 def radii(trajectory: np.ndarray, matrix: np.ndarray, fov_mm: np.ndarray) -> dict[str, float]:
     """Largest distance from the centre in cycles per voxel, were (..., axis) in each unit."""
-    return {
-        unit: float(np.sqrt(np.square(trajectory * factor(unit, matrix, fov_mm)).sum(-1).max())) for unit in UNITS
-    }
+    return {unit: float(np.sqrt(np.square(trajectory * factor(unit, matrix, fov_mm)).sum(-1).max())) for unit in UNITS}
 
 
 def detect(trajectory: np.ndarray, matrix: np.ndarray, fov_mm: np.ndarray) -> str | None:
