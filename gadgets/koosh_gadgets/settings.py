@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 METHODS = ("unrolled", "l1", "cg", "gridding")
-UNITS = ("auto", "cycles/voxel", "cycles/fov", "1/m", "rad/m", "rad/voxel")
+UNITS = ("auto", "cycles/voxel", "cycles/FOV", "1/m", "rad/m", "rad/voxel")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PATHS = ("weights", "trajectory_file", "dicom", "gating")  # what the wire may only name, never locate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ismrmrd
 import numpy as np
@@ -24,7 +24,6 @@ LAST = (
     ismrmrd.ACQ_LAST_IN_PHASE,
     ismrmrd.ACQ_LAST_IN_SET,
 )
-IDX = HEAD["idx"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +36,7 @@ class Volume:
     trajectory  (readout, sample, axis) cycles per voxel of the encoded matrix
     expected    readouts the header promised, None where it does not say
     missing     numbers that never came
+    preview     a first look: the scan goes on
     """
 
     key: Key
@@ -46,6 +46,7 @@ class Volume:
     trajectory: np.ndarray
     expected: int | None = None
     missing: int = 0
+    preview: bool = False
 
 
 @dataclass(eq=False)
@@ -114,6 +115,7 @@ class Buffer:
 
     def __init__(self, spaces: Sequence[Encoding], journal: Journal, coils: int = 0, memory: int = 0) -> None:
         self.spaces, self.journal, self.coils, self.memory = spaces, journal, coils, memory
+        self.shown: dict[Key, int] = {}
         self.groups: dict[Key, Group] = {}
         self.done: dict[Key, int] = {}
         self.held = 0
@@ -152,6 +154,16 @@ class Buffer:
             if (expected is not None and group.n >= expected * averages(group)) or overtaken:
                 yield self._close(key)
 
+    def previews(self) -> Iterator[Volume]:
+        """Volumes so far, each time a quarter of the promised readouts (or twice as many as before) has come."""
+        for key, group in self.groups.items():
+            expected = group.encoding.readouts
+            step = max(64, expected // 4) if expected else max(256, self.shown.get(key, 0))
+            if group.n >= self.shown.get(key, 0) + step:
+                self.shown[key] = group.n
+                copy = replace(group, blocks=list(group.blocks))
+                yield replace(assembled(copy, self.coils, None), preview=True)
+
     def finish(self) -> Iterator[Volume]:
         """What is left at the end of the stream."""
         for key in sorted(self.groups):
@@ -167,7 +179,12 @@ class Buffer:
 
 
 def buffer(
-    items: Iterable[object], spaces: Sequence[Encoding], journal: Journal, coils: int = 0, memory: int = 0
+    items: Iterable[object],
+    spaces: Sequence[Encoding],
+    journal: Journal,
+    coils: int = 0,
+    memory: int = 0,
+    preview: bool = False,
 ) -> Iterator[Volume]:
     """Volumes of imaging readouts; navigators, waveforms and other items end here.
 
@@ -184,6 +201,7 @@ def buffer(
         if not apart.all():
             with journal.timed("buffer"):
                 whole = list(store.feed(item if not apart.any() else item[~apart]))
+                whole += store.previews() if preview else []
             yield from whole
     journal.ended = True
     if n_apart:
@@ -237,8 +255,8 @@ def order(group: Group) -> np.ndarray:
     return np.lexsort((counters, average))
 
 
-def assembled(group: Group, coils: int, journal: Journal) -> Volume:
-    """The finished volume; each block is let go as soon as it is copied."""
+def assembled(group: Group, coils: int, journal: Journal | None) -> Volume:
+    """The volume; each block is let go as soon as it is copied. Without a journal nothing is said about it."""
     matrix = None
     if coils and group.correlation is not None:
         matrix = compression_matrix(group.correlation, coils, journal)
@@ -266,19 +284,21 @@ def assembled(group: Group, coils: int, journal: Journal) -> Volume:
         samples = samples if matrix is None else np.matmul(matrix, samples)
         data[:, to] = samples.transpose(1, 0, 2)
         heads[to], trajectory[to] = block.heads, block.trajectory[:, lo:hi]
-    return counted(Volume(group.key, group.encoding, heads, *averaged(heads, data, trajectory)), group, journal)
+    volume = Volume(group.key, group.encoding, heads, *averaged(heads, data, trajectory))
+    return volume if journal is None else counted(volume, group, journal)
 
 
-def compression_matrix(correlation: np.ndarray, coils: int, journal: Journal) -> np.ndarray:
+def compression_matrix(correlation: np.ndarray, coils: int, journal: Journal | None) -> np.ndarray:
     """(virtual, coil) from the correlation of coils."""
     import torch
 
     from koosh_models.calibration.compress import compression
 
     found = compression(torch.from_numpy(correlation), min(coils, len(correlation)))
-    journal.facts["koosh_coil_energy_kept"] = f"{found.kept:.6f}"
-    text = f"{len(correlation)} coils compressed to {len(found.matrix)}, {found.kept:.2%} of the signal kept"
-    journal.note(text, logging.INFO)
+    if journal is not None:
+        journal.facts["koosh_coil_energy_kept"] = f"{found.kept:.6f}"
+        text = f"{len(correlation)} coils compressed to {len(found.matrix)}, {found.kept:.2%} of the signal kept"
+        journal.note(text, logging.INFO)
     return np.asarray(found.matrix.numpy())
 
 

@@ -16,10 +16,10 @@ class Encoding:
     recon_matrix, recon_fov_mm  wanted, (x, y, z)
     family      name of the trajectory: the description's identifier, else the header's word
     readouts    per volume, where the header says so outright
+    samples     per readout, where the header says so
     limited     per volume, as the encoding limits have it (often wrong in converted files)
     centers     (step 1, step 2) of k = 0
     unit        of the trajectory, where the header names it
-    delays      gradient delays are the settings' business, not the header's
     """
 
     matrix: np.ndarray
@@ -29,6 +29,7 @@ class Encoding:
     family: str
     cartesian: bool
     readouts: int | None
+    samples: int | None
     limited: int | None
     centers: tuple[int, int]
     unit: str | None
@@ -37,6 +38,16 @@ class Encoding:
     def n_axes(self) -> int:
         """2 for a slice, 3 for a volume."""
         return 2 if self.matrix[2] == 1 else 3
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Encoded matrix, (z, y, x) or (y, x)."""
+        return tuple(int(n) for n in self.matrix[: self.n_axes][::-1])
+
+    @property
+    def extent_mm(self) -> tuple[float, ...]:
+        """Encoded field of view, same order."""
+        return tuple(float(f) for f in self.fov_mm[: self.n_axes][::-1])
 
 
 def encodings(header: ismrmrd.xsd.ismrmrdHeader) -> list[Encoding]:
@@ -69,6 +80,7 @@ def _encoding(e: ismrmrd.xsd.encodingType, unit: str | None, total: str | None, 
         family=description.identifier if description is not None and description.identifier else e.trajectory.value,
         cartesian=cartesian,
         readouts=int(float(readouts)) if readouts else None,
+        samples=int(float(samples)) if (samples := user_parameter(description, "samples")) else None,
         limited=None if cartesian else _limited(e),
         centers=(_center(e, 1), _center(e, 2)),
         unit=unit,

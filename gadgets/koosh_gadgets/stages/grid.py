@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,10 +98,10 @@ def scan_of(volume: Volume, place: Grid, journal: Journal) -> Scan:
     scale = (place.stretch(volume.encoding) * 2 * math.pi).astype(np.float32)
     omega = (volume.trajectory * scale)[:, :, ::-1]
     data = volume.data
-    inside = (np.abs(omega) <= math.pi * (1 + 1e-4)).all(2)
+    inside = np.asarray((np.abs(omega) <= math.pi * (1 + 1e-4)).all(2))
     weights = None
     if not inside.all():
-        columns = inside.any(0)
+        columns = np.asarray(inside.any(0))
         lo, hi = int(columns.argmax()), len(columns) - int(columns[::-1].argmax())
         omega, inside, data = omega[:, lo:hi], inside[:, lo:hi], data[:, :, lo:hi]
         journal.note(f"{1 - inside.mean():.0%} of the samples lie beyond the reconstructed grid and are not used")
@@ -118,8 +119,8 @@ def scan_of(volume: Volume, place: Grid, journal: Journal) -> Scan:
 
 def cropped(image: np.ndarray, place: Grid) -> np.ndarray:
     """The wanted middle of (..., z, y, x) or (..., y, x): voxel n//2 stays voxel n//2."""
-    index: list[slice] = []
+    index: list[slice | EllipsisType] = [...]
     for n, m in zip(place.matrix[::-1], place.wanted[::-1], strict=True):
         start = int(n) // 2 - int(m) // 2
         index.append(slice(start, start + int(m)))
-    return image[(..., *index)]
+    return image[tuple(index)]

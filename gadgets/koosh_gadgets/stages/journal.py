@@ -1,4 +1,4 @@
-"""What is worth saying about one scan: notes for the image's meta, and how long each part took before and after its end."""
+"""What is worth saying about one scan: notes for the images, and how long each part took before and after its end."""
 
 from __future__ import annotations
 

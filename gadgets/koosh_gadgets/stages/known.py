@@ -11,8 +11,8 @@ from typing import Protocol
 import ismrmrd
 import numpy as np
 
+from koosh_gadgets import units
 from koosh_gadgets.settings import Settings
-from koosh_gadgets.stages import units
 from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.wire.readouts import Readouts
@@ -43,9 +43,10 @@ class Listed:
         rows = block.heads["scan_counter"].astype(np.int64) - self.first
         bad = np.flatnonzero((rows < 0) | (rows >= len(self.table)))
         if len(bad):
+            number = block.heads["scan_counter"][bad[0]]
             raise ValueError(
-                f"readout {block.heads['scan_counter'][bad[0]]}: scan_counter is number {rows[bad[0]]} of the scan, but "
-                f"{self.source} has {len(self.table)} readouts"
+                f"readout {number}: scan_counter is number {rows[bad[0]]} of the scan, but {self.source} has "
+                f"{len(self.table)} readouts"
             )
         if block.data.shape[2] != self.table.shape[1]:
             raise ValueError(
@@ -75,7 +76,7 @@ class Lines:
         for axis, step in enumerate(("kspace_encode_step_1", "kspace_encode_step_2")[: out.shape[2] - 1]):
             k = (idx[step].astype(np.float64) - self.encoding.centers[axis]) / matrix[axis + 1]
             out[:, :, axis + 1] = k[:, None]
-        if np.abs(out).max() > units.EDGE:
+        if np.abs(out).max() > 0.5 * units.HIGHEST:
             worst = int(np.abs(out).max((1, 2)).argmax())
             raise ValueError(
                 f"readout {block.heads['scan_counter'][worst]}: its encoding steps lie outside the encoded matrix "
@@ -87,6 +88,7 @@ class Lines:
 def known_trajectory(encoding: Encoding, block: Readouts, settings: Settings, journal: Journal) -> Known:
     """The trajectory of readouts that carry none, or an error that says what to supply."""
     first = int(block.heads["scan_counter"][0])
+    table: np.ndarray | None
     if settings.trajectory_file:
         table = from_file(Path(settings.trajectory_file), encoding, settings.trajectory_unit, block.data.shape[2])
         journal.note("the trajectory was taken from the configured file", logging.INFO)
@@ -131,29 +133,19 @@ def from_file(path: Path, encoding: Encoding, unit: str, n_samples: int) -> np.n
         raise ValueError(f"the trajectory file {path.name} does not exist")
     if path.suffix == ".npz":
         table = from_npz(path)
-    elif path.suffix == ".seq":
-        from koosh_gadgets.stages.pulseq import trajectory_of
-
-        table, unit = trajectory_of(path, n_samples), "1/m"
     else:
         table = from_ismrmrd(path)
     n = encoding.n_axes
     if table.ndim != 3 or table.shape[2] not in (n, 3):
         raise ValueError(f"the trajectory file {path.name} has shape {table.shape}; wanted (readout, sample, {n})")
     table = table[:, :, :n].astype(np.float32)
-    if not np.isfinite(table).all():
-        raise ValueError(f"the trajectory file {path.name} contains NaN or Inf")
-    if unit == "auto":
-        found = units.detect(table, encoding.matrix[:n], encoding.fov_mm[:n])
-        if found is None:
-            raise ValueError(f"{path.name}: {units.unfit(table, encoding.matrix[:n], encoding.fov_mm[:n])}")
-        unit = found
-    table = table * units.factor(unit, encoding.matrix[:n], encoding.fov_mm[:n]).astype(np.float32)
-    if np.abs(table).max() > units.EDGE:
-        raise ValueError(
-            f"{path.name} reaches {np.abs(table).max():.4g} cycles per voxel, beyond 0.5: is it in {unit}?"
-        )
-    return np.clip(table, -0.5, 0.5)
+    flat = table.reshape(-1, n)
+    try:
+        chosen = units.choose(flat, encoding.shape, encoding.extent_mm, None if unit == "auto" else unit)
+        omega = units.to_radians(flat, chosen.unit, encoding.shape, encoding.extent_mm)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    return units.from_radians(omega, "cycles/voxel", encoding.shape, encoding.extent_mm).reshape(table.shape)
 
 
 def from_npz(path: Path) -> np.ndarray:

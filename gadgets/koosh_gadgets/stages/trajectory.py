@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import ismrmrd
 import numpy as np
 
+from koosh_gadgets import units
 from koosh_gadgets.settings import Settings
-from koosh_gadgets.stages import units
 from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.known import Known, known_trajectory
@@ -28,6 +29,8 @@ APART = (
     ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
     ismrmrd.ACQ_IS_PHASE_STABILIZATION,
 )
+
+EDGE = 0.5 * units.HIGHEST  # cycles per voxel
 
 
 def with_trajectory(
@@ -96,19 +99,11 @@ class _Attach:
     def _recognise(self, space: int, final: bool) -> bool:
         """Find the unit: configured, named by the header, or detected."""
         encoding, named = self.spaces[space], self.settings.trajectory_unit
-        if named != "auto":
-            self.units[space] = named
-        elif encoding.unit in units.UNITS:
-            self.units[space] = str(encoding.unit)
+        named = named if named != "auto" else encoding.unit or ""
+        if named:
+            self.units[space] = units.canonical(named)
         else:
-            n = self.held[space][0].trajectory.shape[2]
-            k = np.concatenate([b.trajectory.reshape(-1, n) for b in self.held[space]])
-            k = k[np.isfinite(k).all(1)]
-            unit = units.detect(k, encoding.matrix[:n], encoding.fov_mm[:n]) if len(k) else None
-            if unit is None and final:
-                raise ValueError(f"readout {self.held[space][0].heads['scan_counter'][0]}: "
-                                 + (units.unfit(k, encoding.matrix[:n], encoding.fov_mm[:n]) if len(k)
-                                    else "the trajectory contains no finite number"))  # fmt: skip
+            unit = detected(self.held[space], encoding, final)
             if unit is None:
                 return False
             self.units[space] = unit
@@ -117,8 +112,8 @@ class _Attach:
         return True
 
     def _converted(self, space: int, block: Readouts) -> Readouts:
-        encoding, unit, n = self.spaces[space], self.units[space], block.trajectory.shape[2]
-        scale = units.factor(unit, encoding.matrix[:n], encoding.fov_mm[:n]).astype(np.float32)
+        encoding, unit = self.spaces[space], self.units[space]
+        scale = cycles(unit, encoding)
         block = block if (scale == 1).all() else block.with_trajectory(block.trajectory * scale)
         return self._delayed(checked_range(block, unit), encoding)
 
@@ -131,6 +126,26 @@ class _Attach:
             encoding = self.spaces[space]
             self.known[space] = known_trajectory(encoding, block, self.settings, self.journal)
         return block.with_trajectory(self.known[space].of(block))
+
+
+def cycles(unit: str, encoding: Encoding) -> np.ndarray:
+    """(axis) cycles per voxel that one of the unit is, columns x, y(, z)."""
+    factors = units.radians(unit, encoding.shape, encoding.extent_mm)[::-1] / (2 * math.pi)
+    return factors.astype(np.float32)
+
+
+def detected(blocks: list[Readouts], encoding: Encoding, final: bool) -> str | None:
+    """The unit in which the blocks reach the edge of the encoded matrix; None where more has to be seen."""
+    peaks = np.zeros(encoding.n_axes)
+    for block in blocks:
+        good = block.trajectory[np.isfinite(block.trajectory).all((1, 2))]
+        peaks = np.maximum(peaks, np.abs(good).max((0, 1), initial=0)[::-1])
+    if not final and not units.fitting(peaks, encoding.shape, encoding.extent_mm):
+        return None
+    try:
+        return units.detected(peaks, encoding.shape, encoding.extent_mm).unit
+    except ValueError as error:
+        raise ValueError(f"readout {blocks[0].heads['scan_counter'][0]}: {error}") from error
 
 
 def delays_of(text: str) -> np.ndarray:
@@ -177,7 +192,7 @@ def checked_axes(block: Readouts, encoding: Encoding, journal: Journal) -> Reado
 def checked_range(block: Readouts, unit: str) -> Readouts:
     """The block, if its trajectory stays inside the matrix; readouts with NaN are left to the buffer to drop."""
     reach = np.abs(block.trajectory).max((1, 2))
-    if not (reach > units.EDGE).any():  # NaN compares false
+    if not (reach > EDGE).any():  # NaN compares false
         if (reach > 0.5).any():
             return replace(block, trajectory=np.clip(block.trajectory, -0.5, 0.5))
         return block

@@ -1,0 +1,205 @@
+"""The stages in order, the same for a socket, a file and a test: items in, images out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import ismrmrd
+
+from koosh_gadgets.settings import Settings
+from koosh_gadgets.stages import calibrate
+from koosh_gadgets.stages.ahead import Ahead
+from koosh_gadgets.stages.buffer import Volume, buffer, label
+from koosh_gadgets.stages.encoding import Encoding, encodings
+from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
+from koosh_gadgets.stages.image import Format, Result, images
+from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.stages.reconstruct import Outcome, Unable, bytes_needed, gridded, reconstruct, sentence
+from koosh_gadgets.stages.trajectory import with_trajectory
+from koosh_gadgets.stages.unpack import unpacked
+from koosh_gadgets.stages.whiten import whiten
+from koosh_gadgets.wire.header import read_header
+
+if TYPE_CHECKING:
+    from koosh_models.calibration.maps import CoilMaps
+    from koosh_models.physics.problem import LinearProblem
+    from koosh_models.scan import Scan
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Turn = Callable[[], contextlib.AbstractContextManager[object]]
+BASELINE_SERIES, PREVIEW_SERIES = 20, 90
+
+
+@dataclass(eq=False)
+class Job:
+    """One scan's way through the stages.
+
+    turn  entered around each reconstruction: the queue of a device
+    """
+
+    header: bytes
+    settings: Settings
+    journal: Journal = field(default_factory=Journal)
+    form: Format = field(default_factory=Format)
+    turn: Turn = contextlib.nullcontext
+
+    def __post_init__(self) -> None:
+        self.parsed: ismrmrd.xsd.ismrmrdHeader = read_header(self.header)
+        self.spaces: list[Encoding] = encodings(self.parsed)
+        kinds = [k for k in ("phase", "complex") if getattr(self.settings, k)]
+        self.form = dataclasses.replace(self.form, layout=self.settings.layout, kinds=("magnitude", *kinds))
+        self.first_counter: int | None = None
+
+    def volumes(self, items: Iterable[object]) -> Iterator[Volume]:
+        """Whole volumes out of a stream of items."""
+        settings, journal = self.settings, self.journal
+        white = whiten(unpacked(items), journal, settings.noise_adjusted, noise_bandwidth(self.parsed))
+        placed = with_trajectory(white, self.spaces, settings, journal)
+        return buffer(placed, self.spaces, journal, settings.coils, settings.memory << 20, settings.preview)
+
+    def images(self, items: Iterable[object], depth: int = 0) -> Iterator[ismrmrd.Image]:
+        """Images of every volume in the stream, which is read on while a volume is being reconstructed.
+
+        depth  volumes that may wait; 0: any number, so that a scanner is never held up
+        """
+        expected = Ahead.of(self.spaces, self.settings)
+        for volume in in_background(self.volumes(items), depth):
+            yield from self.reconstructed(volume, expected)
+        log.info("%s: done; before + after the last readout: %s", self.journal.scan, self.journal.times())
+
+    def reconstructed(self, volume: Volume, expected: Ahead | None = None) -> Iterator[ismrmrd.Image]:
+        """The images of one volume."""
+        if self.first_counter is None:
+            self.first_counter = int(volume.heads["scan_counter"].min())
+        place = grid(volume.encoding, self.settings.matrix)
+        with self.turn():
+            outcomes = self._outcomes(volume, place, expected)
+        with self.journal.timed("images"):
+            for outcome, scan, series in outcomes:
+                yield from images(self._result(volume, place, scan, outcome, series), self.form)
+
+    def _outcomes(self, volume: Volume, place: Grid, expected: Ahead | None) -> list[tuple[Outcome, Scan, int]]:
+        """What is made of a volume: its reconstruction, and the baseline where that is asked for."""
+        settings, journal = self.settings, self.journal
+        with journal.timed("grid"):
+            scan = scan_of(volume, place, journal)
+        numbers = volume.heads["scan_counter"].astype("int64")[: scan.n_readouts] - (self.first_counter or 0)
+        scan = calibrate.weighted(scan, numbers, settings, journal, expected)
+        maps = self._maps(scan)
+        if volume.preview:
+            return [(Outcome(gridded(scan, maps), "gridding"), scan, PREVIEW_SERIES)]
+        problem = self._problem(scan, maps)
+        outcome = reconstruct(scan, maps, settings, journal, problem)
+        found = [(outcome, scan, 1)]
+        if settings.baseline and outcome.method == "unrolled":
+            classical = dataclasses.replace(settings, method="l1")
+            found.append((reconstruct(scan, maps, classical, journal, problem), scan, BASELINE_SERIES))
+        return found
+
+    def _maps(self, scan: Scan) -> CoilMaps | None:
+        try:
+            return calibrate.maps_of(scan, self.journal)
+        except ValueError as error:
+            self.journal.note(f"no coil maps: {sentence(error)}; the coils are joined by root sum of squares")
+            return None
+
+    def _problem(self, scan: Scan, maps: CoilMaps | None) -> LinearProblem | None:
+        """The normal equations, where a method needs them and they fit into memory."""
+        if maps is None or self.settings.method == "gridding":
+            return None
+        needed, budget = bytes_needed(scan, "cg"), self.settings.memory << 20
+        try:
+            if budget and needed > budget:
+                raise Unable(f"{needed >> 20} MiB needed, {self.settings.memory} MiB allowed")
+            with self.journal.timed("problem"):
+                from koosh_models.physics.mri import non_cartesian
+
+                return non_cartesian(scan, maps.maps)
+        except (Unable, MemoryError, RuntimeError) as error:
+            self.journal.note(f"the iterative methods can't run: {sentence(error)}")
+            return None
+
+    def _result(self, volume: Volume, place: Grid, scan: Scan, outcome: Outcome, series: int) -> Result:
+        """The volume with its place and its story."""
+        space = scan.geometry
+        wanted = tuple(int(n) for n in place.wanted[::-1])
+        fov = tuple(v * n for v, n in zip(space.voxel_mm, wanted, strict=True))
+        what = " preview" if volume.preview else " baseline" if series == BASELINE_SERIES else ""
+        return Result(
+            volume=cropped(outcome.volume.cpu().numpy(), place),
+            geometry=dataclasses.replace(space, matrix=wanted, fov_mm=fov),
+            head=volume.heads[0],
+            series=series + 5 * int(volume.key[0]) if series == 1 else series,
+            name=f"{self.settings.series} {outcome.method}{what}",
+            meta=self._meta(volume, outcome),
+        )
+
+    def _meta(self, volume: Volume, outcome: Outcome) -> dict[str, str]:
+        """Provenance: only what does not change from run to run belongs to the pixels, the rest is for readers."""
+        journal = self.journal
+        n = volume.data.shape[1]
+        found = {
+            "koosh_method": outcome.method,
+            "koosh_asked": self.settings.method,
+            "koosh_volume": label(volume.key),
+            "koosh_readouts": f"{n} of {volume.expected}" if volume.expected is not None else str(n),
+            "koosh_complete": str(not (volume.missing or journal.truncated or volume.preview)).lower(),
+            "koosh_notes": "; ".join(journal.notes),
+            "koosh_seconds": journal.times(),
+            **journal.facts,
+        }
+        if outcome.reason:
+            found["koosh_fallback"] = outcome.reason
+        if journal.truncated:
+            found["koosh_truncated"] = journal.truncated
+        return found
+
+
+def noise_bandwidth(header: ismrmrd.xsd.ismrmrdHeader) -> float:
+    """The receiver's relative noise bandwidth, 1 where the header does not say."""
+    system = header.acquisitionSystemInformation
+    value = getattr(system, "relativeReceiverNoiseBandwidth", None)
+    return float(value) if value and 0 < value <= 1 else 1.0
+
+
+def in_background(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, made by a thread; at most `depth` wait (0: any number)."""
+    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put((kind, value), timeout=0.2)
+
+    def work() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stopped.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:  # handed to whoever waits for the items
+            put("error", error)
+
+    thread = threading.Thread(target=work, name="koosh-read", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()

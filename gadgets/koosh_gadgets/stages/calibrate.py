@@ -1,0 +1,65 @@
+"""What a reconstruction needs beside the data: density weights, gating, gradient delays, coil maps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from koosh_gadgets.settings import Settings
+from koosh_gadgets.stages.ahead import Ahead
+from koosh_gadgets.stages.journal import Journal
+
+if TYPE_CHECKING:
+    from koosh_models.calibration.maps import CoilMaps
+    from koosh_models.scan import Scan
+
+
+def weighted(scan: Scan, numbers: np.ndarray, settings: Settings, journal: Journal, ahead: Ahead | None) -> Scan:
+    """The scan with density weights, those of a gating file multiplied in.
+
+    numbers  (readout) scan_counter, counted from the first readout of the scan
+    """
+    import torch
+
+    from koosh_models.calibration.density import pipe_menon
+
+    with journal.timed("density weights"):
+        inside = scan.weights
+        ready = ahead.weights(scan) if ahead is not None and inside is None else None
+        if ready is not None:
+            weights = ready
+        elif inside is None:
+            weights = pipe_menon(scan.omega, scan.geometry.matrix)
+        else:  # samples beyond the grid: weight 0, and no part in the density of the others
+            weights = torch.zeros_like(inside)
+            chosen = inside > 0
+            weights[chosen] = pipe_menon(scan.omega[:, chosen].contiguous(), scan.geometry.matrix)
+        if settings.gating:
+            weights = weights * torch.from_numpy(gate(Path(settings.gating), numbers)).repeat_interleave(scan.readout)
+        return replace(scan, weights=weights)
+
+
+def gate(path: Path, numbers: np.ndarray) -> np.ndarray:
+    """(readout) float32 weight of each readout, from the array `weights` of an .npz file."""
+    if not path.is_file():
+        raise ValueError(f"the gating file {path.name} does not exist")
+    with np.load(path, allow_pickle=False) as file:
+        if "weights" not in file:
+            raise ValueError(f"{path.name} holds {sorted(file)}; wanted an array named weights")
+        table = np.asarray(file["weights"], np.float32)
+    if table.ndim != 1 or not np.isfinite(table).all() or (table < 0).any() or not table.any():
+        raise ValueError(f"{path.name}: weights must be one non-negative number per readout, not all zero")
+    if numbers.max() >= len(table):
+        raise ValueError(f"{path.name} has {len(table)} weights, but readout number {numbers.max()} came")
+    return np.asarray(table[numbers])
+
+
+def maps_of(scan: Scan, journal: Journal) -> CoilMaps:
+    """Coil maps from the scan itself."""
+    from koosh_models.reconstruct import calibrate
+
+    with journal.timed("coil maps"):
+        return calibrate(scan)
