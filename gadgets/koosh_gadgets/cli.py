@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 log = logging.getLogger("koosh")
 
-COMMANDS = ("simulate", "info", "weights")
+COMMANDS = ("simulate", "info", "weights", "replay")
 """Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
 
 

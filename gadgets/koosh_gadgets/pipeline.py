@@ -178,7 +178,8 @@ def in_background(items: Iterator[T], depth: int) -> Iterator[T]:
     def put(kind: str, value: T | BaseException | None) -> None:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
-                return ready.put((kind, value), timeout=0.2)
+                ready.put((kind, value), timeout=0.2)
+                return
 
     def work() -> None:
         try:

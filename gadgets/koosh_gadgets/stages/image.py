@@ -171,7 +171,7 @@ def position(result: Result, piece: int | None, dialect: str) -> list[float]:
     return [float(v) for v in np.array(place.position_mm) + shift]
 
 
-def meta(result: Result, kind: str) -> dict[str, str]:
+def meta(result: Result, kind: str) -> dict[str, str | list[str]]:
     """Description, orientation and provenance for Gadgetron's and for FIRE's readers."""
     name = result.name if kind == "magnitude" else f"{result.name} {kind}"
     comment = "; ".join([NOTICE, *([result.meta["koosh_notes"]] if result.meta.get("koosh_notes") else [])])
@@ -191,4 +191,4 @@ def meta(result: Result, kind: str) -> dict[str, str]:
         "ImageColumnDir": [f"{v:.9g}" for v in place.phase_dir],
         "ImageSliceNormDir": [f"{v:.9g}" for v in place.slice_dir],
         **result.meta,
-    }  # type: ignore[dict-item]
+    }

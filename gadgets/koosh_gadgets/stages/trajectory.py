@@ -192,11 +192,12 @@ def checked_axes(block: Readouts, encoding: Encoding, journal: Journal) -> Reado
 def checked_range(block: Readouts, unit: str) -> Readouts:
     """The block, if its trajectory stays inside the matrix; readouts with NaN are left to the buffer to drop."""
     reach = np.abs(block.trajectory).max((1, 2))
-    if not (reach > EDGE).any():  # NaN compares false
+    reach = np.where(np.isfinite(reach), reach, 0)
+    if not (reach > EDGE).any():
         if (reach > 0.5).any():
             return replace(block, trajectory=np.clip(block.trajectory, -0.5, 0.5))
         return block
-    worst = int(np.nanargmax(reach))
+    worst = int(reach.argmax())
     raise ValueError(
         f"readout {block.heads['scan_counter'][worst]}: its trajectory reaches {reach[worst]:.4g} cycles per voxel "
         f"(read as {unit}), beyond 0.5: name the unit with trajectory_unit, or correct the header's matrix"
