@@ -10,7 +10,13 @@ from collections.abc import Sequence
 
 log = logging.getLogger("koosh")
 
-COMMANDS = ("simulate", "info", "weights", "replay")
+COMMANDS = (
+    "simulate",
+    "info",
+    "weights",
+    "replay",
+    "pet",
+)
 """Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+import torch
 from torch import Tensor
 
 from koosh_models.physics.pet.prior import Neighbours, access_order, fuse, penalty
@@ -72,3 +73,16 @@ def last(images: Iterator[Tensor], n: int) -> Tensor:
     if n < 1:
         raise ValueError(f"{n} updates asked for, wanted at least one")
     return next(islice(images, n - 1, None))
+
+
+def error(image: Tensor, truth: Tensor) -> float:
+    """`|image - truth| / |truth|` over the whole grid, without any scaling: PET is quantitative."""
+    return float(torch.linalg.vector_norm(image - truth) / torch.linalg.vector_norm(truth))
+
+
+def quantities(image: Tensor, truth: Tensor, lesions: Tensor | None = None) -> dict[str, float]:
+    """`nrmse` (not rescaled), `total` (activity found over true, minus 1) and `lesions` (the same in the lesions)."""
+    found = {"nrmse": error(image, truth), "total": float(image.double().sum() / truth.double().sum()) - 1}
+    if lesions is not None and bool((core := lesions > 0.5).any()):
+        found["lesions"] = float(image[core].double().sum() / truth[core].double().sum()) - 1
+    return found

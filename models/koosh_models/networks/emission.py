@@ -75,7 +75,16 @@ def emission_problem(problem: Problem) -> EmissionProblem:
     return problem
 
 
-def emission_steps(n: int, gamma: float, shared: bool, truncated: bool) -> list[EmissionStep]:
-    """The EM steps of `n` updates in a row; `shared` ones have one gamma."""
+def osem_updates(problem: Problem, n: int) -> Tensor:
+    """The image after `n` updates of OSEM from a flat start."""
+    emission = emission_problem(problem)
+    order, x = access_order(emission.n_subsets), emission.flat()
+    for k in range(n):
+        x = emission.em(x, order[k % len(order)])
+    return x
+
+
+def emission_steps(n: int, gamma: float, shared: bool, truncated: bool, first: int = 0) -> list[EmissionStep]:
+    """The EM steps of `n` updates in a row, after `first` ones; `shared` ones have one gamma."""
     one = Strength(gamma)
-    return [EmissionStep(k, one if shared else Strength(gamma), truncated) for k in range(n)]
+    return [EmissionStep(first + k, one if shared else Strength(gamma), truncated) for k in range(n)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from koosh_models.networks import tiles
 from koosh_models.networks.cnn import residual_cnn, space_time_cnn
 from koosh_models.networks.consistency import ConjugateGradient, Consistency, GradientStep, Proximal, linear_problem
-from koosh_models.networks.emission import emission_steps
+from koosh_models.networks.emission import emission_steps, osem_updates
 from koosh_models.networks.regularizer import Regularizer
 from koosh_models.networks.solve import conjugate_gradients
 from koosh_models.networks.stage import Precision, Stage
@@ -33,7 +33,8 @@ class Dims:
     channels     2 for complex images, 1 for real ones
     guides       channels of another contrast that the problem brings (`problem.guide`)
     traits       numbers the problem brings to condition on (`problem.traits`), 0 for none
-    start        image before the first stage: "zero", "adjoint" (b), "cg" (steps on N x = b) or "ones" (times scale)
+    start        image before the first stage: "zero", "adjoint" (b), "cg" (steps on N x = b), "ones" (times scale) or
+                 "osem" (PET); start_steps of "cg" and "osem"
     step, lam    where the consistency steps begin; both are learned
     gamma        where the strength of an "em" step begins (PET); learned; 0 stays OSEM
     truncated    no gradient through the projections of an "em" step
@@ -50,7 +51,7 @@ class Dims:
     channels: Literal[1, 2] = 2
     guides: int = 0
     traits: int = 0
-    start: Literal["zero", "adjoint", "cg", "ones"] = "cg"
+    start: Literal["zero", "adjoint", "cg", "ones", "osem"] = "cg"
     step: float = 1.0
     lam: float = 0.05
     gamma: float = 0.2
@@ -111,6 +112,8 @@ class Unrolled(nn.Module):
             if isinstance(problem, EmissionProblem):
                 return problem.flat()
             return torch.full(problem.shape, problem.scale, device=problem.device, dtype=self._dtype(problem))
+        if self.dims.start == "osem":
+            return osem_updates(problem, self.dims.start_steps)
         if self.dims.start == "zero":
             return torch.zeros(problem.shape, device=problem.device, dtype=self._dtype(problem))
         linear = linear_problem(problem, f"start image {self.dims.start!r}")
@@ -189,7 +192,8 @@ def regularizer(dims: Dims) -> nn.Module:
 def consistency_steps(dims: Dims) -> list[nn.Module]:
     """One consistency step a stage, or one for all; those of PET differ in their subset even where all is shared."""
     if dims.consistency == "em":
-        return [*emission_steps(dims.stages, dims.gamma, dims.shared, dims.truncated)]
+        first = dims.start_steps if dims.start == "osem" else 0
+        return [*emission_steps(dims.stages, dims.gamma, dims.shared, dims.truncated, first)]
     return [consistency(dims) for _ in range(1 if dims.shared else dims.stages)]
 
 

@@ -1,0 +1,223 @@
+"""`koosh pet`: simulate, reconstruct and evaluate PET scans."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from koosh_gadgets.petfile import PetFile
+    from koosh_models.physics.pet.scanner import Scanner
+    from koosh_models.physics.problem import EmissionProblem
+    from koosh_models.scan import Geometry
+    from koosh_models.simulation.tissue import Patient
+
+log = logging.getLogger(__name__)
+
+METHODS = ("mlem", "osem", "map", "bowsher")
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command and its three parts."""
+    top = subparsers.add_parser("pet", help="simulate, reconstruct and evaluate PET scans", description=__doc__)
+    parts = top.add_subparsers(title="parts", metavar="PART", required=True)
+    add_simulate(parts)
+    add_reconstruct(parts)
+    p = parts.add_parser("evaluate", help="compare an image with the truth of a simulated scan")
+    p.add_argument("image", metavar="IMAGE.nii", help="NIfTI image on the scan's grid")
+    p.add_argument("scan", metavar="SCAN.npz", help="simulated scan with its truth")
+    p.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    p.set_defaults(run=evaluate)
+
+
+def add_simulate(parts: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Options of `koosh pet simulate`."""
+    p = parts.add_parser("simulate", help="write a simulated scan with its truth")
+    p.add_argument("out", metavar="SCAN.npz")
+    p.add_argument("--phantom", default="head", help="head or chest (%(default)s)")
+    p.add_argument("--labels", metavar="FILE.npz", help="a FreeSurfer label map instead of a phantom")
+    p.add_argument("--size", type=int, default=96, help="voxels across (%(default)s)")
+    p.add_argument("--fov-mm", type=float, default=256.0, help="across (%(default)s)")
+    p.add_argument("--views", type=int, default=96, help="over 180 degrees (%(default)s)")
+    p.add_argument("--rings", type=int, default=1, help="1 is 2D (%(default)s)")
+    p.add_argument("--ring-mm", type=float, default=5.0, help="pitch of the rings (%(default)s)")
+    p.add_argument("--max-difference", type=int, default=None, metavar="RINGS", help="half of the rings")
+    p.add_argument("--span", type=int, default=1, help="ring differences added up (%(default)s)")
+    p.add_argument("--counts", type=float, default=None, help="prompts (3e5 in 2D, 1e7 in 3D)")
+    p.add_argument("--randoms", type=float, default=0.2, help="share of the prompts (%(default)s)")
+    p.add_argument("--scatter", type=float, default=0.2, help="share of the prompts (%(default)s)")
+    p.add_argument("--fwhm-mm", type=float, default=4.5, help="resolution (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    p.set_defaults(run=simulate)
+
+
+def add_reconstruct(parts: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Options of `koosh pet reconstruct`."""
+    p = parts.add_parser("reconstruct", help="write the image of a scan as NIfTI (.nii, .nii.gz) or Interfile (.hv)")
+    p.add_argument("scan", metavar="SCAN.npz")
+    p.add_argument("out", metavar="IMAGE.nii")
+    p.add_argument("--method", choices=METHODS, default="osem", help="(%(default)s)")
+    p.add_argument("--iterations", type=int, default=4, help="passes over all subsets (%(default)s)")
+    p.add_argument("--subsets", type=int, default=12, help="need not divide the views (%(default)s)")
+    p.add_argument("--strength", type=float, default=0.03, help="of the prior of map and bowsher (%(default)s)")
+    p.add_argument("--neighbours", type=int, default=None, help="of a voxel that count in bowsher (half of them)")
+    p.add_argument("--smooth-mm", type=float, default=0.0, help="FWHM of a Gaussian afterwards (%(default)s)")
+    p.set_defaults(run=reconstruct)
+
+
+def simulate(arguments: argparse.Namespace) -> int:
+    """Write a scan of a known patient."""
+    from koosh_gadgets.petfile import PetFile, write_pet
+    from koosh_models.physics.pet.projector import ordered_subsets
+    from koosh_models.simulation.pet import Acquisition, measure
+
+    scanner = scanner_of(arguments)
+    geometry = grid_of(arguments, scanner)
+    patient = patient_of(arguments, geometry)
+    counts = arguments.counts if arguments.counts is not None else (3e5 if scanner.n_rings == 1 else 1e7)
+    how = Acquisition(counts, arguments.randoms, arguments.scatter, arguments.fwhm_mm)
+    scan = measure(patient, ordered_subsets(scanner, geometry, 1), how, arguments.seed + 1)
+    write_pet(
+        arguments.out,
+        PetFile(
+            scanner, geometry, scan.counts, scan.background, scan.factor, scan.guide, scan.truth, patient.lesions,
+            scan.fwhm_mm,
+        ),
+    )  # fmt: skip
+    shape = " x ".join(map(str, scanner.sinogram(len(geometry.matrix))))
+    sys.stdout.write(
+        f"{arguments.out}: {float(scan.counts.double().sum()):.0f} counts in {shape}, grid {geometry.matrix}\n"
+    )
+    return 0
+
+
+def scanner_of(arguments: argparse.Namespace) -> Scanner:
+    """The scanner asked for; bins as wide as voxels."""
+    from koosh_models.physics.pet.scanner import Scanner
+
+    if not 8 <= arguments.size <= 1024 or arguments.fov_mm <= 0:
+        raise ValueError(
+            f"--size {arguments.size} over {arguments.fov_mm} mm: wanted 8..1024 voxels and a positive size"
+        )
+    reach = arguments.max_difference if arguments.max_difference is not None else arguments.rings // 2
+    return Scanner(
+        arguments.views, arguments.size, arguments.fov_mm / arguments.size, n_rings=arguments.rings,
+        ring_mm=arguments.ring_mm, max_difference=reach, span=arguments.span,
+        diameter_mm=max(700.0, 2.0 * arguments.fov_mm),
+    )  # fmt: skip
+
+
+def grid_of(arguments: argparse.Namespace, scanner: Scanner) -> Geometry:
+    """The image grid that goes with it."""
+    from koosh_models.physics.pet.scanner import natural
+
+    return natural(scanner, arguments.size, arguments.fov_mm)
+
+
+def patient_of(arguments: argparse.Namespace, geometry: Geometry) -> Patient:
+    """From the label map, else the phantom."""
+    from koosh_models.simulation.tissue import from_labels, load_labels, procedural
+
+    if arguments.labels:
+        return from_labels(load_labels(arguments.labels), geometry, arguments.seed)
+    return procedural(arguments.phantom, geometry, arguments.seed)
+
+
+def reconstruct(arguments: argparse.Namespace) -> int:
+    """Write the image of a scan."""
+    from koosh_gadgets.petfile import read_pet
+    from koosh_models.baselines.pet import smoothed
+
+    if arguments.iterations < 1:
+        raise ValueError(f"--iterations {arguments.iterations}: wanted at least 1")
+    scan = read_pet(arguments.scan)
+    problem = problem_of(scan, 1 if arguments.method == "mlem" else arguments.subsets)
+    image = smoothed(solve(arguments, scan, problem), arguments.smooth_mm, scan.geometry.voxel_mm)
+    write_image(Path(arguments.out), image, scan.geometry)
+    sys.stdout.write(
+        f"{arguments.out}: {arguments.method}, {arguments.iterations} iterations, {scan.geometry.matrix}\n"
+    )
+    return 0
+
+
+def problem_of(scan: PetFile, n_subsets: int, guided: bool = False) -> EmissionProblem:
+    """The problem of a scan file."""
+    from koosh_models.physics.pet.emission import emission_problem, responses
+    from koosh_models.physics.pet.projector import ordered_subsets
+    from koosh_models.simulation.pet import blur
+
+    if scan.factor is None:
+        log.warning("the scan has no attenuation factors: its image will be too dark inside")
+    projectors = ordered_subsets(scan.scanner, scan.geometry, n_subsets)
+    model = responses(projectors, blur(projectors[0], scan.fwhm_mm), scan.factor)
+    background = 0.0 if scan.background is None else scan.background
+    return emission_problem(model, scan.counts, background, guide_of(scan) if guided else None)
+
+
+def guide_of(scan: PetFile) -> Tensor:
+    """The MR image of a scan file."""
+    if scan.guide is None:
+        raise ValueError("this method needs an MR image on the scan's grid, and the scan file has no `guide`")
+    return scan.guide
+
+
+def solve(arguments: argparse.Namespace, scan: PetFile, problem: EmissionProblem) -> Tensor:
+    """The image by the method asked for."""
+    from koosh_models.baselines.pet import map_em, osem
+    from koosh_models.physics.pet.prior import bowsher, quadratic
+
+    if arguments.method in ("mlem", "osem"):
+        return osem(problem, arguments.iterations)
+    voxel = scan.geometry.voxel_mm
+    if arguments.method == "map":
+        prior = quadratic(problem.shape, voxel, scan.counts)
+    else:
+        prior = bowsher(guide_of(scan), voxel, arguments.neighbours)
+    return map_em(problem, prior, arguments.strength, arguments.iterations)
+
+
+def write_image(path: Path, image: Tensor, geometry: Geometry) -> None:
+    """As NIfTI or Interfile, by the name."""
+    from koosh_gadgets.interfile import write_interfile
+    from koosh_gadgets.nifti import write_nifti
+
+    if path.suffix == ".hv":
+        write_interfile(path, image.numpy(), geometry)
+    elif path.name.endswith((".nii", ".nii.gz")):
+        write_nifti(path, image.numpy(), geometry)
+    else:
+        raise ValueError(f"{path.name}: wanted a name that ends in .nii, .nii.gz or .hv")
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Print how far an image is from the truth."""
+    import torch
+
+    from koosh_gadgets.nifti import read_nifti
+    from koosh_gadgets.petfile import read_pet
+    from koosh_models.baselines.pet import quantities
+    from koosh_models.metrics import psnr, ssim
+
+    scan = read_pet(arguments.scan)
+    if scan.truth is None:
+        raise ValueError(f"{Path(arguments.scan).name} holds no truth: only simulated scans can be evaluated")
+    volume, _ = read_nifti(arguments.image)
+    if volume.size != scan.truth.numel():
+        raise ValueError(
+            f"{Path(arguments.image).name} has {volume.shape} voxels, the scan's grid is {scan.geometry.matrix}"
+        )
+    image = torch.from_numpy(volume.astype("float32")).reshape(scan.truth.shape)
+    numbers = quantities(image, scan.truth, scan.lesions)
+    body = scan.truth > 0
+    numbers |= {"psnr_db": psnr(image, scan.truth, body), "ssim": ssim(image, scan.truth, body)}
+    for name, value in numbers.items():
+        sys.stdout.write(f"{name:20} {value:.5g}\n")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(numbers, indent=1) + "\n")
+    return 0
