@@ -216,6 +216,10 @@ class ConjugateGradient(nn.Module):
         linear = linear_problem(problem, self.kind)
         return (linear.normal(out) - linear.b) / self.lam + out
 
+    def spread(self, problem: Problem, error: Tensor) -> Tensor:
+        """What an error of the result becomes in `inverse`: `(N + lam) e / lam`."""
+        return linear_problem(problem, self.kind).normal(error) / self.lam + error
+
 
 class Proximal(nn.Module):
     """`x' = (x - s (N x - b) + s lam z) / (1 + s lam)`: a data step from x, then the proximal map of `lam/2 |x - z|^2`.

@@ -111,11 +111,11 @@ class Unrolled(nn.Module):
         if self.dims.start == "ones":
             if isinstance(problem, EmissionProblem):
                 return problem.flat()
-            return torch.full(problem.shape, problem.scale, device=problem.device, dtype=self._dtype(problem))
+            return torch.full(problem.shape, problem.scale, device=problem.device, dtype=self.dtype(problem))
         if self.dims.start == "osem":
             return osem_updates(problem, self.dims.start_steps)
         if self.dims.start == "zero":
-            return torch.zeros(problem.shape, device=problem.device, dtype=self._dtype(problem))
+            return torch.zeros(problem.shape, device=problem.device, dtype=self.dtype(problem))
         linear = linear_problem(problem, f"start image {self.dims.start!r}")
         if self.dims.start == "adjoint":
             return linear.b.clone()
@@ -153,8 +153,8 @@ class Unrolled(nn.Module):
                 f"the receptive radius {radius} spans the whole image {shape}: "
                 "use fewer layers or levels, or a larger image"
             )
-        if self._dtype(problem).is_complex != (self.dims.channels == 2):
-            raise ValueError(f"a network of {self.dims.channels} channel(s) for {self._dtype(problem)} images")
+        if self.dtype(problem).is_complex != (self.dims.channels == 2):
+            raise ValueError(f"a network of {self.dims.channels} channel(s) for {self.dtype(problem)} images")
         guide = getattr(problem, "guide", None)
         if (0 if guide is None else guide.shape[0]) != self.dims.guides:
             raise ValueError(
@@ -162,7 +162,8 @@ class Unrolled(nn.Module):
                 f"{0 if guide is None else guide.shape[0]}"
             )
 
-    def _dtype(self, problem: Problem) -> torch.dtype:
+    def dtype(self, problem: Problem) -> torch.dtype:
+        """Of the images of this problem."""
         for name in ("b", "inverse_sensitivity"):
             if (found := getattr(problem, name, None)) is not None:
                 return cast(torch.dtype, found.dtype)
