@@ -56,3 +56,30 @@ def test_bad_input_exits_with_2_and_one_sentence_and_leaves_nothing(tmp_path, ca
 def test_help_needs_no_torch():
     code = "import sys; from koosh_gadgets.cli import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+def test_a_nifti_volume_is_scanned_with_the_patient_the_right_way_round(tmp_path, flip):
+    from koosh_gadgets.nifti import write_nifti
+    from koosh_models.scan import Geometry
+
+    image = np.zeros((12, 12, 12), np.float32)
+    image[3:9, 3:9, 3:9], image[7:9, 3:5, 3:5] = 0.5, 1.0
+    signs = [tuple(float(f) * (i == axis) for i in range(3)) for axis, f in enumerate(flip)]
+    stored = image[:: flip[2], :: flip[1], :: flip[0]]
+    write_nifti(
+        tmp_path / "v.nii.gz", np.ascontiguousarray(stored), Geometry((12, 12, 12), (24, 24, 24), (0, 0, 0), *signs)
+    )
+    truth = str(tmp_path / "t.npz")
+    assert simulate(tmp_path / "a.h5", "--volume", str(tmp_path / "v.nii.gz"), "--truth", truth) == 0
+    with np.load(truth) as content:
+        got = np.abs(content["image"])
+    assert np.corrcoef(got.ravel(), image.ravel())[0, 1] > 0.98
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert b"<x>24.0</x>" in file["dataset/xml"][0]
+
+
+def test_a_volume_with_a_dynamic_trajectory_is_refused(tmp_path, caplog):
+    np.savez(tmp_path / "v.npz", image=np.ones((8, 8, 8), np.uint16))
+    assert simulate(tmp_path / "a.h5", "--volume", str(tmp_path / "v.npz"), "--trajectory", "cine_radial") == 2
+    assert "one still volume, but cine_radial needs frames" in caplog.text

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from koosh_models.scan import Geometry, Vector
     from koosh_models.simulation.phantoms import Phantom
     from koosh_models.simulation.simulate import Simulated
+    from koosh_models.simulation.volumes import Volume
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("--volume", metavar="FILE", help="anatomy from an .npz or NIfTI volume instead of a phantom")
     p.add_argument("--anatomy", default="head", help="phantom: head, knee, chest, abdomen, vessels, cine (%(default)s)")
     p.add_argument("--matrix", type=int, nargs="+", default=[96], metavar="N", help="one size, or z y x (%(default)s)")
-    p.add_argument("--fov-mm", type=float, default=240.0, help="field of view of the longest axis (%(default)s)")
+    p.add_argument("--fov-mm", type=float, help="field of view of the longest axis (240, or the volume's)")
     p.add_argument("--trajectory", default="radial3d", help="family (%(default)s)")
     p.add_argument("--acceleration", type=float, default=12.0, metavar="R", help="(%(default)s)")
     p.add_argument("--frames", type=int, default=16, help="of a dynamic trajectory (%(default)s)")
@@ -52,10 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     family = arguments.trajectory
     matrix = matrix_of(arguments.matrix, 2 if family in FAMILIES_2D else 3)
     path = trajectory(family, matrix, arguments.acceleration, arguments.seed, arguments.frames)
-    anatomy = anatomy_of(arguments, matrix, path.n_frames)
+    anatomy, fov_mm = anatomy_of(arguments, matrix, path.n_frames)
     simulated = simulate(
         anatomy.image, path, mask=anatomy.mask, n_coils=arguments.coils, noise=arguments.noise,
-        seed=arguments.seed, geometry=geometry_of(arguments, matrix),
+        seed=arguments.seed, geometry=geometry_of(arguments, matrix, fov_mm),
     )  # fmt: skip
     body = "HEAD" if arguments.volume else arguments.anatomy.upper()
     protocol = Protocol(body_part=body, correlation=arguments.noise_correlation)
@@ -78,22 +79,55 @@ def matrix_of(sizes: list[int], n_axes: int) -> tuple[int, ...]:
     return matrix
 
 
-def anatomy_of(arguments: argparse.Namespace, matrix: tuple[int, ...], n_frames: int | None) -> Phantom:
-    """The image to scan: a phantom, still or moving as the trajectory needs."""
+def anatomy_of(arguments: argparse.Namespace, matrix: tuple[int, ...], n_frames: int | None) -> tuple[Phantom, float]:
+    """The image to scan, still or moving as the trajectory needs, and the field of view of its longest axis in mm."""
+    from koosh_models.simulation import volumes
     from koosh_models.simulation.phantoms import phantom
 
+    if arguments.volume is None:
+        name = arguments.anatomy if n_frames is None else "cine"
+        return phantom(name, matrix, arguments.seed, n_frames or 1), arguments.fov_mm or 240.0
     if n_frames is not None:
-        return phantom("cine", matrix, arguments.seed, n_frames)
-    return phantom(arguments.anatomy, matrix, arguments.seed)
+        raise ValueError(f"{arguments.volume} is one still volume, but {arguments.trajectory} needs frames")
+    path = Path(arguments.volume)
+    volume = volumes.load(path) if path.suffix == ".npz" else from_nifti(path)
+    step = volumes.step_mm(volume.data, volume.voxel_mm, matrix)
+    still = volumes.anatomy(volume, matrix, arguments.seed, vary=False)
+    return still, arguments.fov_mm or step * max(matrix)
 
 
-def geometry_of(arguments: argparse.Namespace, matrix: tuple[int, ...]) -> Geometry:
+def from_nifti(path: Path) -> Volume:
+    """The volume of a NIfTI file, its axes turned to the nearest of LPS."""
+    import numpy as np
+
+    from koosh_gadgets.nifti import read_nifti
+    from koosh_models.simulation.volumes import prepared, split_of
+
+    image, affine = read_nifti(path)
+    if image.ndim != 3:
+        raise ValueError(f"{path.name} has shape {image.shape}; wanted one volume of three axes")
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    rows = np.abs(affine[:3, :3] / size)
+    # which index axis (x, y, z of the file) runs along each world axis
+    order = [int(np.argmax(rows[world])) for world in range(3)]
+    if sorted(order) != [0, 1, 2]:
+        raise ValueError(f"{path.name} is turned by more than 45 degrees about two axes; resample it first")
+    turned = np.transpose(image, [2 - order[2], 2 - order[1], 2 - order[0]])
+    for world, axis in ((0, 2), (1, 1), (2, 0)):
+        # RAS to LPS: x and y grow to the left and to the back
+        if (affine[world, order[world]] < 0) == (world == 2):
+            turned = np.flip(turned, axis)
+    voxel = [float(size[order[world]]) for world in (2, 1, 0)]
+    return prepared(np.ascontiguousarray(turned), voxel, False, 1.0, path.name.split(".")[0], split_of(path))
+
+
+def geometry_of(arguments: argparse.Namespace, matrix: tuple[int, ...], fov_mm: float) -> Geometry:
     """Cubic voxels, centred and turned as asked."""
     import numpy as np
 
     from koosh_models.scan import Geometry
 
-    voxel = arguments.fov_mm / max(matrix)
+    voxel = fov_mm / max(matrix)
     x, y, z = np.deg2rad(arguments.orientation)
     about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])

@@ -1,0 +1,38 @@
+"""Pathology with a known place: bright and dark spots, put into any anatomy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from koosh_models.simulation.phantoms import Phantom, volume_shape
+from koosh_models.simulation.shapes import Body, Canvas
+
+
+def with_lesions(
+    anatomy: Phantom, seed: int = 0, count: int = 5, radius_voxels: tuple[float, float] = (1.5, 4.0)
+) -> tuple[Phantom, Tensor]:
+    """The anatomy with `count` irregular spots inside its mask, and (spot, z, y, x) bool where each one is.
+
+    A spot multiplies the signal by 0.3 to 0.7 or by 1.4 to 2; the phase is kept. Deterministic by seed.
+    """
+    if anatomy.image.ndim not in (2, 3) or not bool(anatomy.mask.any()):
+        raise ValueError(f"lesions need an image with an object in it; it has shape {tuple(anatomy.image.shape)}")
+    matrix = tuple(anatomy.image.shape)
+    rng = np.random.default_rng([seed, 21])
+    canvas = Canvas(volume_shape(matrix), rng)
+    places = anatomy.mask.reshape(canvas.shape).nonzero().numpy()
+    gain = torch.ones(canvas.shape)
+    masks = torch.zeros(count, *canvas.shape, dtype=torch.bool)
+    for spot in range(count):
+        index = places[rng.integers(len(places))]
+        z, y, x = (float(axis[i]) for axis, i in zip(canvas.axes, index, strict=True))
+        r = rng.uniform(*radius_voxels) * canvas.voxel * rng.uniform(0.8, 1.25, 3)
+        body = Body((z, y, x), (float(r[0]), float(r[1]), float(r[2])), 1.0, wobble=0.15)
+        window, share = canvas.cover(body)
+        factor = float(rng.uniform(0.3, 0.7) if rng.random() < 0.5 else rng.uniform(1.4, 2.0))
+        gain[window] *= 1 + torch.from_numpy(share) * (factor - 1)
+        masks[spot][window] = torch.from_numpy(share > 0.5)
+    image = anatomy.image * gain.reshape(matrix)
+    return Phantom(image, anatomy.mask), masks.reshape(count, *matrix) & anatomy.mask
