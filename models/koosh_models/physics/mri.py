@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from koosh_models.physics import toeplitz
+from koosh_models.physics.cartesian import Cartesian
+from koosh_models.physics.dynamic import frame_wise
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.operator import Apply
 from koosh_models.physics.problem import LinearProblem
@@ -34,6 +36,37 @@ def non_cartesian(scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int
     sense = Sense(maps, Nufft(scan.omega, scan.geometry.matrix, eps), group)
     b = sense.adjoint(scan.kspace * scan.weights)
     return LinearProblem(normal_of(scan, sense), b, robust_scale(b))
+
+
+def dynamic(scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int = 4) -> LinearProblem:
+    """The density-weighted normal equations of a series, (frame, z, y, x) or (frame, y, x), with common maps."""
+    if scan.n_frames is None:
+        raise ValueError("this scan is a single volume; use non_cartesian()")
+    frames = [non_cartesian(scan.frame(k), maps, eps, group) for k in range(scan.n_frames)]
+    b = torch.stack([frame.b for frame in frames])
+    return LinearProblem(frame_wise([frame.normal for frame in frames]), b, robust_scale(b))
+
+
+def cartesian(kspace: Tensor, mask: Tensor, maps: Tensor | Maps, axes: tuple[int, ...] | None = None) -> LinearProblem:
+    """The normal equations of Cartesian SENSE.
+
+    kspace  (coil, z, y, x) on the grid, zero where not sampled; hybrid data of a slab where `axes` leaves some out
+    mask    broadcasts to (z, y, x)
+    maps    (coil, z, y, x)
+    axes    negative, still Fourier encoded; all by default
+    """
+    if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):
+        raise ValueError("k-space contains NaN or Inf; drop those readouts first")
+    fourier = Cartesian(mask, axes or tuple(range(-(kspace.ndim - 1), 0)))
+    b = Sense(maps, fourier).adjoint(kspace)
+    return LinearProblem(SenseNormal(maps, fourier).normal, b, robust_scale(b))
+
+
+def cartesian_series(kspace: Tensor, masks: Tensor, maps: Tensor | Maps) -> LinearProblem:
+    """The normal equations of a Cartesian series: kspace (frame, coil, y, x), masks (frame, y, x), common maps."""
+    frames = [cartesian(one, mask, maps) for one, mask in zip(kspace, masks, strict=True)]
+    b = torch.stack([frame.b for frame in frames])
+    return LinearProblem(frame_wise([frame.normal for frame in frames]), b, robust_scale(b))
 
 
 def normal_of(scan: Scan, sense: Sense) -> Apply:
