@@ -36,7 +36,7 @@ class Problem(Protocol):
 class LinearProblem:
     """Weighted least squares `|W^1/2 (A x - y)|^2`, as its normal equations `N x = b`.
 
-    normal   x -> A^H W A x, self-adjoint; 1 where k-space is well sampled, largest eigenvalue 1 to 3 with density weights
+    normal   x -> A^H W A x, self-adjoint; 1 where k-space is well sampled, at most 1 to 3 with density weights
     b        A^H W y, complex
     scale    robust magnitude of the image that solves it
     traits   numbers a network may be conditioned on, e.g. (noise relative to scale, acceleration)
