@@ -24,8 +24,8 @@ class Strength(nn.Module):
         super().__init__()
         if not 0 <= gamma < math.inf:
             raise ValueError(f"gamma is {gamma}, wanted a number >= 0")
-        # softplus of minus infinity is exactly 0, and its slope too
-        inverse = gamma + math.log(-math.expm1(-gamma)) if gamma > 0 else -math.inf
+        # softplus of -1e4 is exactly 0 in every precision, and its slope too; unlike minus infinity it can be stored
+        inverse = gamma + math.log(-math.expm1(-gamma)) if gamma > 0 else -1e4
         self.raw = nn.Parameter(torch.tensor(inverse / SHARPNESS))
 
     def forward(self) -> Tensor:
