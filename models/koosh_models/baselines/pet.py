@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from koosh_models.physics.pet.prior import Neighbours, access_order, fuse, penalty
+from koosh_models.physics.pet.prior import Neighbours, access_order, fuse, relative
 from koosh_models.physics.pet.psf import Gaussian
 from koosh_models.physics.problem import EmissionProblem
 
@@ -40,10 +40,10 @@ def map_iterates(
     if strength < 0:
         raise ValueError(f"strength of the prior is {strength}, wanted >= 0")
     x = checked(problem, start)
-    weights = [penalty(problem, s, 2 * strength) * prior.total for s in range(problem.n_subsets)]
+    weights = [2 * strength * relative(problem, s) * prior.total for s in range(problem.n_subsets)]
     while True:
         for subset in access_order(problem.n_subsets):
-            x = fuse(problem.em(x, subset), prior.middle(x), weights[subset])
+            x = fuse(problem.em(x, subset), prior.middle(x), problem.inverse_sensitivity[subset], weights[subset])
             yield x
 
 

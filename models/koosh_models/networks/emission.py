@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from koosh_models.physics.pet.prior import access_order, fuse, penalty
+from koosh_models.physics.pet.prior import access_order, fuse, relative
 from koosh_models.physics.problem import EmissionProblem, Problem
 
 # Adam moves a parameter by about its rate each step: a strength that has to change by some units needs a finer unit.
@@ -61,7 +61,9 @@ class EmissionStep(nn.Module):
     def fuse(self, problem: Problem, data: Tensor, regularized: Tensor) -> Tensor:
         """The next image from the EM update and the regularized image."""
         emission = emission_problem(problem)
-        return fuse(data, regularized, penalty(emission, self.subset(emission), self.strength()))
+        subset = self.subset(emission)
+        strength = relative(emission, subset) * self.strength()
+        return fuse(data, regularized, emission.inverse_sensitivity[subset], strength)
 
     def forward(self, problem: Problem, x: Tensor, regularized: Tensor) -> Tensor:
         """The next image, >= 0."""

@@ -88,7 +88,9 @@ class PetSet:
         """Three of four from label maps, where there are any; else the phantoms in turn."""
         if self.labels and index % 4 != 3:
             return from_labels(self.labels[(index - index // 4) % len(self.labels)], self.geometry, seed)
-        return procedural(self.phantoms[(index // 4 if self.labels else index) % len(self.phantoms)], self.geometry, seed)
+        return procedural(
+            self.phantoms[(index // 4 if self.labels else index) % len(self.phantoms)], self.geometry, seed
+        )
 
     def take(self, n: int) -> list[Example]:
         """The first `n` examples."""

@@ -5,7 +5,7 @@ import torch
 
 from koosh_models.baselines.pet import iterates, map_em, map_iterates, osem, smoothed
 from koosh_models.physics.pet.emission import Poisson, data_term, emission_problem, expected, responses
-from koosh_models.physics.pet.prior import Neighbours, access_order, bowsher, fuse, penalty, quadratic
+from koosh_models.physics.pet.prior import Neighbours, access_order, bowsher, fuse, quadratic, relative
 from koosh_models.physics.pet.projector import ordered_subsets
 from koosh_models.physics.pet.psf import Gaussian
 from koosh_models.physics.pet.scanner import Scanner, natural
@@ -79,7 +79,7 @@ def test_map_em_never_lowers_the_penalized_likelihood(kind: str) -> None:
     term, problem = measured()
     prior = quadratic((20, 20), GRID.voxel_mm, disc()) if kind == "quadratic" else bowsher(disc()[None], GRID.voxel_mm)
     strength = 0.2
-    beta = float(penalty(problem, 0, strength).max() / problem.inverse_sensitivity.max())
+    beta = strength * relative(problem, 0)
     images = [problem.flat(), *islice(map_iterates(problem, prior, strength), 20)]
     values = [term.log_likelihood(x) - beta * prior.energy(x) for x in images]
     assert all(b >= a - 1e-9 * abs(a) for a, b in pairwise(values))
@@ -127,7 +127,7 @@ def energy(prior: Neighbours, x: torch.Tensor) -> torch.Tensor:
 def test_the_fused_image_makes_the_penalized_em_surrogate_stationary() -> None:
     generator = torch.Generator().manual_seed(3)
     em, pull, weight = (torch.rand(500, dtype=torch.float64, generator=generator) * s for s in (3.0, 4.0, 10.0))
-    x = fuse(em, pull, weight)
+    x = fuse(em, pull, weight, torch.ones(()).double())
     assert float(x.min()) > 0
     residual = weight * x.square() + (1 - weight * pull) * x - em
     assert float(residual.abs().max()) < 1e-12
@@ -138,7 +138,7 @@ def test_fusing_copes_with_empty_negative_and_extreme_voxels() -> None:
     pull = torch.tensor([5.0, -5.0, -5.0, 5.0, 1.0, 1.0])
     weight = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1e8])
     pull.requires_grad_()
-    x = fuse(em, pull, weight)
+    x = fuse(em, pull, weight, torch.ones(()))
     (grad,) = torch.autograd.grad(x.sum(), pull)
     x = x.detach()
     assert bool(torch.isfinite(x).all())
@@ -146,6 +146,17 @@ def test_fusing_copes_with_empty_negative_and_extreme_voxels() -> None:
     assert float(x.min()) >= 0
     assert float(x[3]) == 1.0
     assert abs(float(x[5]) - 1) < 1e-5
+
+
+def test_the_fused_images_implicit_gradient_is_that_of_its_formula() -> None:
+    generator = torch.Generator().manual_seed(4)
+    em, pull, inverse = (
+        torch.rand(30, dtype=torch.float64, generator=generator).requires_grad_(i < 2) for i in range(3)
+    )
+    strength = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+    image = torch.rand(30, dtype=torch.float64, generator=generator).requires_grad_()
+    assert torch.autograd.gradcheck(lambda e, p, g: fuse(e, p, inverse, g), (em, pull, strength))
+    assert torch.autograd.gradcheck(lambda e, p, g: fuse(e, p, inverse, g), (em, pull, image))
 
 
 def test_smoothing_keeps_the_activity() -> None:

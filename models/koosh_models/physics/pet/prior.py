@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,17 +13,41 @@ from torch import Tensor
 from koosh_models.physics.problem import EmissionProblem
 
 
-def fuse(x_em: Tensor, x_reg: Tensor, weight: Tensor) -> Tensor:
-    """Positive root of `weight x^2 + (1 - weight x_reg) x - x_em = 0`, the joint maximiser; x_em where weight is 0.
+class _Fuse(torch.autograd.Function):
+    """The root with its implicit gradient: saves the regularized image and the result, nothing in between."""
 
-    x_em    EM update, >= 0
-    x_reg   where the penalty `g/2 (x - x_reg)^2` pulls
-    weight  g S >= 0, strength times inverse sensitivity
+    @staticmethod
+    def forward(ctx: Any, x_em: Tensor, x_reg: Tensor, inverse: Tensor, strength: Tensor) -> Tensor:
+        x = positive_root(x_em, x_reg, strength * inverse)
+        ctx.save_for_backward(x_reg, inverse, strength, x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, Tensor]:
+        x_reg, inverse, strength, x = ctx.saved_tensors
+        weight = strength * inverse
+        # the slope of the quadratic at its root; 0 only where x_em and 1 - weight x_reg both vanish
+        slope = grads[0] / (2 * weight * x + 1 - weight * x_reg).clamp_min(1e-6)
+        to_strength = (slope * x * (x_reg - x) * inverse).sum_to_size(strength.shape)
+        return slope, slope * weight * x, None, to_strength
+
+
+def fuse(x_em: Tensor, x_reg: Tensor, inverse: Tensor, strength: Tensor) -> Tensor:
+    """Positive root of `w x^2 + (1 - w x_reg) x - x_em = 0`, w = g S: the joint maximiser; x_em where g is 0.
+
+    x_em      EM update, >= 0
+    x_reg     where the penalty `g/2 (x - x_reg)^2` pulls
+    inverse   S, inverse sensitivity of the subset
+    strength  g >= 0, a scalar or an image
     Mehranian & Reader 2020, eq. 9 (there with gamma for g).
     """
+    return cast(Tensor, _Fuse.apply(x_em, x_reg, inverse, strength))  # type: ignore[no-untyped-call]
+
+
+def positive_root(x_em: Tensor, x_reg: Tensor, weight: Tensor) -> Tensor:
+    """The root, in the one of its two forms in which nothing cancels."""
     b = 1 - weight * x_reg
-    root = (b.square() + 4 * weight * x_em).clamp_min(1e-12).sqrt()
-    # two forms of one root: each is used where nothing cancels
+    root = (b.square() + 4 * weight * x_em).sqrt()
     up = b > 0
     above = 2 * x_em / torch.where(up, b + root, 1)
     below = (root - b) / torch.where(up, 1, 2 * weight)
@@ -99,10 +124,9 @@ def bowsher(guide: Tensor, voxel_mm: tuple[float, ...], keep: int | None = None)
     return Neighbours(plain.offsets, (directed + mirrored) / 2)
 
 
-def penalty(problem: EmissionProblem, subset: int, strength: float | Tensor) -> Tensor:
-    """`g S_s`, the weight that `fuse` takes, for a strength without units: g = strength / (scale * typical S_s)."""
-    inverse = problem.inverse_sensitivity[subset]
-    return strength * inverse / (problem.scale * unit(inverse))
+def relative(problem: EmissionProblem, subset: int) -> float:
+    """The unit of a strength that itself has none: g = strength * relative = strength / (scale * typical S_s)."""
+    return 1 / (problem.scale * unit(problem.inverse_sensitivity[subset]))
 
 
 def unit(inverse: Tensor) -> float:
