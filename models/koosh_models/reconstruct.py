@@ -17,6 +17,7 @@ from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.mri import non_cartesian
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.scan import Scan
+from koosh_models.support import box_around, boxed_maps, boxed_scan
 from koosh_models.weights import choose, load
 
 log = logging.getLogger(__name__)
@@ -117,12 +118,14 @@ def reconstruct(
         maps = maps or calibrate(scan)
     images, facts = [], {}
     frames = [scan] if scan.n_frames is None else [scan.frame(k) for k in range(scan.n_frames)]
+    box = box_around(maps.mask)
+    inside = boxed_maps(maps.maps, box)
     for one in frames:
         with _timed(seconds, "problem"):
-            problem = non_cartesian(one, maps.maps)
+            problem = non_cartesian(boxed_scan(one, box), inside)
         with _timed(seconds, "solve"), torch.no_grad():
             result = solve(problem, method) if network is None else unrolled(problem, network, memory)
-        images.append(result.image)
+        images.append(box.embed(result.image))
         facts = {"iterations": float(result.iterations), "scale": problem.scale}
         if result.residual is not None:
             facts["residual"] = result.residual

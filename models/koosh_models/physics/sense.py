@@ -81,14 +81,19 @@ class SmoothMaps:
 
     def coils(self, first: int, last: int) -> Tensor:
         """(last - first, z, y, x)."""
-        out = self.coefficients[first:last]
-        for axis, wave in enumerate(self.waves, start=1):
-            out = torch.movedim(torch.tensordot(out, wave, dims=([axis], [1])), -1, axis)
-        return out * self.gain
+        return synthesised(self.coefficients[first:last], self.waves).mul_(self.gain)
 
     def to(self, device: torch.device | str) -> SmoothMaps:
         """The same maps on `device`."""
         return SmoothMaps(self.coefficients.to(device), self.gain.to(device))
+
+
+def synthesised(coefficients: Tensor, waves: list[Tensor]) -> Tensor:
+    """(coil, z, y, x) sums of waves, one axis after the other; the last axis first, where the result is smallest."""
+    out = coefficients
+    for axis, wave in reversed(list(enumerate(waves, start=1))):
+        out = torch.movedim(torch.tensordot(out, wave, dims=([axis], [1])), -1, axis)
+    return out.contiguous()
 
 
 def fourier_basis(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Tensor:
