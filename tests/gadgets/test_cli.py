@@ -83,3 +83,12 @@ def test_a_volume_with_a_dynamic_trajectory_is_refused(tmp_path, caplog):
     np.savez(tmp_path / "v.npz", image=np.ones((8, 8, 8), np.uint16))
     assert simulate(tmp_path / "a.h5", "--volume", str(tmp_path / "v.npz"), "--trajectory", "cine_radial") == 2
     assert "one still volume, but cine_radial needs frames" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", ["--off-resonance 100", "--delays 0.5 0 0", "--motion 1 2", "--breathing 2"])
+def test_what_goes_wrong_changes_the_data_and_not_the_trajectory(tmp_path, wrong):
+    assert simulate(tmp_path / "a.h5") == simulate(tmp_path / "b.h5", *wrong.split()) == 0
+    with h5py.File(tmp_path / "a.h5") as a, h5py.File(tmp_path / "b.h5") as b:
+        ideal, real = a["dataset/data"][-1], b["dataset/data"][-1]
+    assert np.array_equal(ideal["traj"], real["traj"])
+    assert np.linalg.norm(ideal["data"] - real["data"]) > 0.01 * np.linalg.norm(ideal["data"])

@@ -37,6 +37,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument(
         "--orientation", type=float, nargs=3, default=(0, 0, 0), metavar="DEG", help="turn about x, then y, then z, LPS"
     )
+    wrong = p.add_argument_group("what goes wrong in a scanner (all off by default)")
+    wrong.add_argument("--off-resonance", type=float, default=0.0, metavar="HZ", help="peak of a smooth field map")
+    wrong.add_argument("--delays", type=float, nargs=3, default=(0, 0, 0), metavar="X", help="x y z, in samples")
+    wrong.add_argument("--motion", type=float, nargs=2, default=(0, 0), metavar=("VOXELS", "DEGREES"))
+    wrong.add_argument("--breathing", type=float, default=0.0, metavar="VOXELS", help="along z with every breath")
     p.add_argument("--truth", metavar="TRUTH.npz", help="also write image, mask and coil maps")
     p.set_defaults(run=run)
 
@@ -44,6 +49,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(arguments: argparse.Namespace) -> int:
     """Simulate and write; the parts that need torch are imported here."""
     from koosh_models.simulation.header import Protocol
+    from koosh_models.simulation.imperfections import Imperfections
     from koosh_models.simulation.recordfile import write_scan
     from koosh_models.simulation.simulate import simulate
     from koosh_models.simulation.trajectories import FAMILIES_2D, trajectory
@@ -54,12 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     matrix = matrix_of(arguments.matrix, 2 if family in FAMILIES_2D else 3)
     path = trajectory(family, matrix, arguments.acceleration, arguments.seed, arguments.frames)
     anatomy, fov_mm = anatomy_of(arguments, matrix, path.n_frames)
-    simulated = simulate(
-        anatomy.image, path, mask=anatomy.mask, n_coils=arguments.coils, noise=arguments.noise,
-        seed=arguments.seed, geometry=geometry_of(arguments, matrix, fov_mm),
-    )  # fmt: skip
     body = "HEAD" if arguments.volume else arguments.anatomy.upper()
     protocol = Protocol(body_part=body, correlation=arguments.noise_correlation)
+    wrong = Imperfections(
+        arguments.off_resonance, protocol.dwell_us, tuple(arguments.delays), *arguments.motion, arguments.breathing
+    )
+    simulated = simulate(
+        anatomy.image, path, mask=anatomy.mask, n_coils=arguments.coils, noise=arguments.noise,
+        seed=arguments.seed, geometry=geometry_of(arguments, matrix, fov_mm), imperfections=wrong,
+    )  # fmt: skip
     write_scan(arguments.out, simulated, path, protocol, arguments.seed)
     if arguments.truth:
         write_truth(Path(arguments.truth), simulated)

@@ -11,6 +11,15 @@ from torch import Tensor
 from koosh_models.physics.nufft import Nufft
 from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.coils import loop_maps
+from koosh_models.simulation.imperfections import (
+    Imperfections,
+    Motion,
+    delayed,
+    field_map,
+    motion_of,
+    moving,
+    off_resonant,
+)
 from koosh_models.simulation.trajectories import Trajectory
 
 EPS = 8e-6
@@ -26,6 +35,8 @@ class Simulated:
     maps      (coil, z, y, x) complex64, sum of squares over coil is one
     mask      bool, the object, same shape as `truth`
     sigma     complex standard deviation of the noise in every sample
+    field_hz  off-resonance, same shape as one image, None without
+    motion    where the object was during each readout, None where it lay still
     """
 
     scan: Scan
@@ -33,6 +44,8 @@ class Simulated:
     maps: Tensor
     mask: Tensor
     sigma: float
+    field_hz: Tensor | None = None
+    motion: Motion | None = None
 
 
 def simulate(
@@ -45,6 +58,7 @@ def simulate(
     noise: float = 0.02,
     seed: int = 0,
     geometry: Geometry | None = None,
+    imperfections: Imperfections | None = None,
 ) -> Simulated:
     """The scan of `truth` along `trajectory`; the same arguments give the same bits.
 
@@ -59,10 +73,13 @@ def simulate(
     if noise < 0 or not math.isfinite(noise):
         raise ValueError(f"noise is {noise}; wanted a share of the mean signal, 0 or more")
     sigma = math.sqrt(2) * noise * float(truth[mask].abs().mean()) if noise else 0.0
-    clean = measured(truth.to(torch.complex64), maps, trajectory)
+    what = Imperfections() if imperfections is None else imperfections
+    field_hz = field_map(matrix, what.off_resonance_hz, seed) if what.off_resonance_hz else None
+    motion = motion_of(what, trajectory.n_readouts, len(matrix), seed) if what.moving else None
+    clean = measured(truth.to(torch.complex64), maps, trajectory, what, field_hz, motion)
     kspace = clean + sigma * white(clean.shape, seed)
     scan = Scan(kspace, trajectory.omega, geometry, trajectory.readout)
-    return Simulated(scan, truth, maps, mask, sigma)
+    return Simulated(scan, truth, maps, mask, sigma, field_hz, motion)
 
 
 def checked_matrix(truth: Tensor, trajectory: Trajectory) -> tuple[int, ...]:
@@ -80,13 +97,32 @@ def checked_matrix(truth: Tensor, trajectory: Trajectory) -> tuple[int, ...]:
     return tuple(truth.shape[-axes:])
 
 
-def measured(truth: Tensor, maps: Tensor, trajectory: Trajectory) -> Tensor:
+def measured(
+    truth: Tensor,
+    maps: Tensor,
+    trajectory: Trajectory,
+    what: Imperfections,
+    field_hz: Tensor | None,
+    motion: Motion | None,
+) -> Tensor:
     """(coil, sample) or (frame, coil, sample) k-space without noise."""
     matrix = tuple(maps.shape[1:])
-    if trajectory.n_frames is None:
-        return Nufft(trajectory.omega, matrix, EPS).forward(maps * truth)
-    frames = zip(truth, trajectory.omega, strict=True)
-    return torch.stack([Nufft(omega, matrix, EPS).forward(maps * image) for image, omega in frames])
+    times_s = 1e-6 * what.dwell_us * (torch.arange(trajectory.readout) - trajectory.center)
+
+    def plain(image: Tensor, omega: Tensor) -> Tensor:
+        return Nufft(omega, matrix, EPS).forward(maps * image)
+
+    def measure(image: Tensor, omega: Tensor) -> Tensor:
+        return plain(image, omega) if field_hz is None else off_resonant(image, omega, field_hz, times_s, plain)
+
+    omega = delayed(trajectory, what.delays) if any(what.delays) else trajectory.omega
+    if trajectory.n_frames is not None:
+        if motion is not None:
+            raise ValueError("rigid motion and breathing are for still anatomies; a series moves by itself")
+        return torch.stack([measure(image, path) for image, path in zip(truth, omega, strict=True)])
+    if motion is None:
+        return measure(truth, omega)
+    return moving(truth, omega, trajectory.readout, motion, measure)
 
 
 def white(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
