@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from koosh_models.scan import Geometry, Vector
     from koosh_models.simulation.phantoms import Phantom
     from koosh_models.simulation.simulate import Simulated
+    from koosh_models.simulation.trajectories import Trajectory
     from koosh_models.simulation.volumes import Volume
 
 log = logging.getLogger(__name__)
@@ -49,35 +50,41 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(arguments: argparse.Namespace) -> int:
     """Simulate and write; the parts that need torch are imported here."""
     from koosh_models.simulation.header import Protocol
-    from koosh_models.simulation.imperfections import Imperfections
     from koosh_models.simulation.recordfile import write_scan
-    from koosh_models.simulation.simulate import simulate
     from koosh_models.simulation.trajectories import FAMILIES_2D, trajectory
 
     if arguments.seed < 0:
         raise ValueError(f"the seed is {arguments.seed}; wanted 0 or more")
-    family = arguments.trajectory
-    matrix = matrix_of(arguments.matrix, 2 if family in FAMILIES_2D else 3)
-    path = trajectory(family, matrix, arguments.acceleration, arguments.seed, arguments.frames)
-    anatomy, fov_mm = anatomy_of(arguments, matrix, path.n_frames)
+    matrix = matrix_of(arguments.matrix, 2 if arguments.trajectory in FAMILIES_2D else 3)
+    path = trajectory(arguments.trajectory, matrix, arguments.acceleration, arguments.seed, arguments.frames)
     body = "HEAD" if arguments.volume else arguments.anatomy.upper()
     protocol = Protocol(body_part=body, correlation=arguments.noise_correlation)
-    wrong = Imperfections(
-        arguments.off_resonance, protocol.dwell_us, tuple(arguments.delays), *arguments.motion, arguments.breathing
-    )
-    simulated = simulate(
-        anatomy.image, path, mask=anatomy.mask, n_coils=arguments.coils, noise=arguments.noise,
-        seed=arguments.seed, geometry=geometry_of(arguments, matrix, fov_mm), imperfections=wrong,
-    )  # fmt: skip
+    simulated = scanned(arguments, path, matrix, protocol.dwell_us)
     write_scan(arguments.out, simulated, path, protocol, arguments.seed)
     if arguments.truth:
         write_truth(Path(arguments.truth), simulated)
+    frames = "" if path.n_frames is None else f" in each of {path.n_frames} frames"
     sys.stdout.write(
-        f"{arguments.out}: {family}, {path.n_readouts} readouts of {path.readout} samples"
-        f"{'' if path.n_frames is None else f' in each of {path.n_frames} frames'}, {arguments.coils} coils, "
-        f"matrix {' x '.join(map(str, matrix))}\n"
+        f"{arguments.out}: {path.family}, {path.n_readouts} readouts of {path.readout} samples{frames}, "
+        f"{arguments.coils} coils, matrix {' x '.join(map(str, matrix))}\n"
     )
     return 0
+
+
+def scanned(arguments: argparse.Namespace, path: Trajectory, matrix: tuple[int, ...], dwell_us: float) -> Simulated:
+    """The simulated scan that the arguments ask for."""
+    from koosh_models.simulation.imperfections import Imperfections
+    from koosh_models.simulation.simulate import simulate
+
+    anatomy, fov_mm = anatomy_of(arguments, matrix, path.n_frames)
+    wrong = Imperfections(
+        off_resonance_hz=arguments.off_resonance, dwell_us=dwell_us, delays=vector(arguments.delays),
+        motion_voxels=arguments.motion[0], motion_degrees=arguments.motion[1], breathing_voxels=arguments.breathing,
+    )  # fmt: skip
+    return simulate(
+        anatomy.image, path, mask=anatomy.mask, n_coils=arguments.coils, noise=arguments.noise,
+        seed=arguments.seed, geometry=geometry_of(arguments, matrix, fov_mm), imperfections=wrong,
+    )  # fmt: skip
 
 
 def matrix_of(sizes: list[int], n_axes: int) -> tuple[int, ...]:
