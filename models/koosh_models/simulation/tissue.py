@@ -223,10 +223,12 @@ class Labels:
 
     classes     (z, y, x) values of Tissue, axes towards S, P, L
     spacing_mm  (z, y, x)
+    held_out    never to be trained on
     """
 
     classes: Tensor
     spacing_mm: tuple[float, ...]
+    held_out: bool = False
 
 
 def load_labels(path: str | Path) -> Labels:
@@ -243,7 +245,15 @@ def load_labels(path: str | Path) -> Labels:
     for tissue, numbers in FREESURFER.items():
         lookup[[n for n in numbers if n < len(lookup)]] = int(tissue)
     classes = torch.from_numpy(np.ascontiguousarray(lookup[image].transpose(2, 1, 0)[:, ::-1, ::-1]))
-    return Labels(classes, spacing[::-1])
+    return Labels(classes, spacing[::-1], meta.get("split", "train") != "train")
+
+
+def labels_in(folder: str | Path) -> tuple[list[Labels], list[Labels]]:
+    """The label maps of a folder (files labels*.npz), those to train on and those held out."""
+    found = [load_labels(path) for path in sorted(Path(folder).glob("labels*.npz"))]
+    if not found:
+        raise ValueError(f"no labels*.npz in {folder}")
+    return [m for m in found if not m.held_out], [m for m in found if m.held_out]
 
 
 def from_labels(labels: Labels, geometry: Geometry, seed: int) -> Patient:

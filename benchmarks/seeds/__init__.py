@@ -1,0 +1,1 @@
+"""The four published systems that koosh grew from, each measured against its own claims."""

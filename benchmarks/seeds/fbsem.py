@@ -1,0 +1,215 @@
+"""FBSEM-Net and its sequential training, against its papers' claims: `python -m benchmarks.seeds.fbsem`.
+
+Corda-D'incan, Schnabel, Reader, IEEE TRPMS 2022; Mehranian & Reader, IEEE TRPMS 2020. NRMSE is
+|image - truth| / |truth| over the whole grid, not rescaled, on held-out patients.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.report import Row, arguments, command, show
+from benchmarks.seeds.fbsem_study import (
+    Plan,
+    baselines,
+    end_to_end,
+    errors,
+    interval,
+    iterated,
+    sequentially,
+    timed,
+    truth,
+)
+from koosh_models.networks import Dims, build
+from koosh_models.simulation.petset import Example, PetSet
+from koosh_models.simulation.tissue import Labels, labels_in
+from koosh_models.strategies.backprop import Backprop
+from koosh_models.strategies.meter import Meter
+from koosh_models.strategies.sequential import Sequential
+
+MODULE = "benchmarks.seeds.fbsem"
+EM = Dims(
+    ndim=2, stages=10, features=16, layers=5, consistency="em", channels=1, guides=1, start="osem", start_steps=24
+)
+EM = replace(EM, gamma=1.0)
+FLAT = Plan(64, 96, (1e5, 1e6), train=128, test=24, dims=EM, steps=250, whole=400)
+QUICK = replace(
+    FLAT, size=24, views=24, train=6, test=4, dims=replace(EM, stages=2, features=4, layers=3), steps=8, whole=8
+)
+SMALL = Plan(
+    32, 48, (1e5, 4e5), train=48, test=16, steps=120, whole=250,
+    dims=replace(EM, stages=6, features=8, layers=3, start="ones"),
+)  # fmt: skip
+VOLUME = Plan(
+    48, 48, (5e6, 3e7), train=24, test=8, steps=40, whole=0, rings=8, ring_mm=10.0, n_subsets=8, batch=1,
+    dims=replace(EM, ndim=3, stages=50, features=12, layers=4, start="ones"),
+)  # fmt: skip
+TINY = replace(SMALL, size=16, steps=4, whole=4, train=4, test=2)
+SHALLOW = replace(VOLUME, size=16, train=2, test=2, steps=2, dims=replace(VOLUME.dims, stages=3, features=4))
+Maps = tuple[Sequence[Labels], Sequence[Labels]]
+
+
+def memory(quick: bool) -> list[Row]:
+    """Saved activations of a training step, parameters and the scan's own data apart."""
+    plan = replace(SMALL, size=32)
+    made, _ = plan.sets((), ())
+    example, rows = made.example(0), []
+    for stages in (2, 10) if quick else (2, 5, 10, 20, 30, 40, 50, 60):
+        network = build(replace(EM, stages=stages, start="ones"))
+        one, all_ = Sequential(stage=stages - 1), Backprop()
+        one.inputs(network, example.problem)
+        sizes = [
+            peak(lambda s=s, n=network: s.step(n, example.problem, example.truth), network, example)
+            for s in (one, all_)
+        ]
+        share = sizes[0] / sizes[1] * stages
+        rows.append(Row(f"saved by one stage, K = {stages}", sizes[0] / 2**20, "MiB"))
+        rows.append(Row(f"saved end to end, K = {stages}", sizes[1] / 2**20, "MiB"))
+        rows.append(Row(f"ratio times K, K = {stages}", share, "", "<= 1.1", share <= 1.1))
+    return rows
+
+
+def peak(step: Callable[[], object], network: torch.nn.Module, example: Example) -> int:
+    """Bytes that autograd held at most."""
+    gc.collect()
+    with Meter(ignored=(*network.parameters(), example.problem.inverse_sensitivity)) as meter:
+        step()
+    return meter.peak
+
+
+def table(plan: Plan, maps: Maps, alone: bool = True) -> list[Row]:
+    """Errors of every method on the same held-out scans, and how the ways of training differ, with intervals."""
+    made, held = plan.sets(*maps)
+    train, test = made.take(plan.train), held.take(plan.test)
+    found = baselines(test)
+    rows = [Row(name, float(e.mean()), "NRMSE") for name, e in found.items()]
+    trained: dict[str, Callable[[], object]] = {
+        "FBSEM, one stage after the other": partial(sequentially, plan, train, truth, 0),
+        "FBSEM, end to end": partial(end_to_end, plan, train, 0),
+        "FBSEM, end to end, truncated": partial(end_to_end, plan, train, 0, truncated=True),
+        "FBSEM, shared, end to end": partial(end_to_end, plan, train, 0, shared=True),
+        "FBSEM, targets T_k": partial(sequentially, plan, train, iterated, 0),
+    }
+    for name, run in trained.items():
+        network, took = timed(run)  # type: ignore[arg-type]
+        found[name] = errors(network, test)
+        rows += [Row(name, float(found[name].mean()), "NRMSE"), Row(f"{name}: training", took, "s")]
+        rows += unseen(name, network, plan, maps)
+        show(rows[-4:])
+    ahead = PetSet.take(replace(made, stride=10), plan.train)
+    network, _ = timed(partial(sequentially, plan, ahead, iterated, 0))
+    found["FBSEM, targets T_10k"] = errors(network, test)
+    rows.append(Row("FBSEM, targets T_10k", float(found["FBSEM, targets T_10k"].mean()), "NRMSE"))
+    return rows + verdicts(found) + (without_mr(plan, maps, found) if alone else [])
+
+
+def verdicts(found: dict[str, Tensor]) -> list[Row]:
+    """The comparisons that goals are set for."""
+    best = torch.minimum(found["OSEM, best-stopped"].mean(), found["OSEM, best-smoothed"].mean())
+    tuned = torch.minimum(found["MAP-EM, quadratic"].mean(), found["MAP-EM, Bowsher with MR"].mean())
+    ours = found["FBSEM, one stage after the other"]
+    rows = [
+        Row("FBSEM / best OSEM", float(ours.mean() / best), "", "<= 0.80", bool(ours.mean() <= 0.8 * best)),
+        Row("FBSEM / tuned MAP-EM", float(ours.mean() / tuned), "", "<= 0.95", bool(ours.mean() <= 0.95 * tuned)),
+    ]
+    for other in ("end to end", "end to end, truncated", "shared, end to end", "targets T_k", "targets T_10k"):
+        if (name := f"FBSEM, {other}") in found:
+            mean, half = interval(ours / found[name] - 1)
+            goal, met = ("|difference| <= 3", abs(mean) <= 0.03) if other.startswith("end") else ("", None)
+            rows.append(Row(f"one after the other vs {other} (+- {100 * half:.1f})", 100 * mean, "%", goal, met))
+    return rows
+
+
+def unseen(name: str, network: object, plan: Plan, maps: Maps) -> list[Row]:
+    """Errors at count levels below and above all that were trained on."""
+    rows = []
+    for factor in (0.3, 3.0):
+        level = plan.counts[0 if factor < 1 else 1] * factor
+        _, held = replace(plan, counts=(level, level)).sets(*maps)
+        scans = replace(held, seed=3).take(max(4, plan.test // 2))
+        rows.append(Row(f"{name}, {level:.0e} counts (unseen)", float(errors(network, scans).mean()), "NRMSE"))  # type: ignore[arg-type]
+    return rows
+
+
+def without_mr(plan: Plan, maps: Maps, found: dict[str, Tensor]) -> list[Row]:
+    """PET alone: the network has no MR channel."""
+    alone = replace(plan, dims=replace(plan.dims, guides=0))
+    made, held = alone.sets(*maps)
+    network, _ = timed(partial(sequentially, alone, made.take(plan.train), truth, 0))
+    mean = float(errors(network, held.take(plan.test)).mean())
+    best = float(torch.minimum(found["OSEM, best-stopped"].mean(), found["OSEM, best-smoothed"].mean()))
+    return [
+        Row("FBSEM without MR", mean, "NRMSE"),
+        Row("FBSEM without MR / best OSEM", mean / best, "", "<= 0.90", mean <= 0.9 * best),
+    ]
+
+
+def seeds(plan: Plan, maps: Maps, n: int) -> list[Row]:
+    """Spread over training runs: with one target for all stages, with T_k, and a shared network end to end."""
+    from scipy.stats import levene
+
+    made, held = plan.sets(*maps)
+    train, test = made.take(plan.train), held.take(plan.test)
+    ways: dict[str, Callable[[int], object]] = {
+        "truth for all": partial(sequentially, plan, train, truth),
+        "T_k": partial(sequentially, plan, train, iterated),
+        "shared, end to end": partial(end_to_end, plan, train, shared=True),
+    }
+    found = {
+        name: torch.tensor([float(errors(run(seed), test).mean()) for seed in range(n)])  # type: ignore[arg-type]
+        for name, run in ways.items()
+    }
+    rows = []
+    for name, values in found.items():
+        rows.append(Row(f"{name}: mean of {n} runs", float(values.mean()), "NRMSE"))
+        rows.append(Row(f"{name}: deviation over runs", 100 * float(values.std() / values.mean()), "% of mean"))
+    relative = {name: (values / values.mean()).tolist() for name, values in found.items()}
+    for other in ("truth for all", "shared, end to end"):
+        rows.append(Row(f"Levene, T_k vs {other}", float(levene(relative["T_k"], relative[other]).pvalue), "p"))
+    return rows
+
+
+def volume(plan: Plan, maps: Maps) -> list[Row]:
+    """3D: every stage of a deep network trained in turn, the memory of one."""
+    made, held = plan.sets(*maps)
+    train, test = made.take(plan.train), held.take(plan.test)
+    found = baselines(test)
+    rows = [Row(f"3D {name}", float(e.mean()), "NRMSE") for name, e in found.items()]
+    network, took = timed(partial(sequentially, plan, train, truth, 0))
+    found["FBSEM, one stage after the other"] = errors(network, test)
+    rows.append(Row(f"3D FBSEM, {plan.dims.stages} stages", float(errors(network, test).mean()), "NRMSE"))
+    rows.append(Row("3D training", took, "s"))
+    return rows + [replace(row, name=f"3D {row.name}") for row in verdicts(found)]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--labels", metavar="FOLDER", help="tissue label maps (labels*.npz); else phantoms alone")
+    parser.add_argument("--only", choices=("memory", "table", "seeds", "volume"), help="one part")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    maps: Maps = labels_in(chosen.labels) if chosen.labels else ((), ())
+    quick = chosen.quick
+    flat, small, deep = (QUICK, TINY, SHALLOW) if quick else (FLAT, SMALL, VOLUME)
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "memory": lambda: memory(quick),
+        "table": lambda: table(flat, maps),
+        "seeds": lambda: seeds(small, maps, 3 if quick else 12),
+        "volume": lambda: volume(deep, maps),
+    }
+    rows = [row for name, part in parts.items() if chosen.only in (None, name) for row in part()]
+    line = command(MODULE)
+    if quick:  # too small to judge anything but memory
+        rows = [row if row.name.startswith("ratio") else replace(row, goal="", met=None) for row in rows]
+    show([replace(row, command=line) for row in rows], chosen.json)
+
+
+if __name__ == "__main__":
+    main()
