@@ -16,6 +16,7 @@ COMMANDS = (
     "weights",
     "replay",
     "pet",
+    "serve",
 )
 """Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
 

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,7 +65,7 @@ class Job:
         placed = with_trajectory(white, self.spaces, settings, journal)
         return buffer(placed, self.spaces, journal, settings.coils, settings.memory << 20, settings.preview)
 
-    def images(self, items: Iterable[object], depth: int = 0) -> Iterator[ismrmrd.Image]:
+    def images(self, items: Iterable[object], depth: int = 0) -> Generator[ismrmrd.Image, None, None]:
         """Images of every volume in the stream, which is read on while a volume is being reconstructed.
 
         depth  volumes that may wait; 0: any number, so that a scanner is never held up

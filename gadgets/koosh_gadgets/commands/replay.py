@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import logging
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+import ismrmrd
 
 from koosh_gadgets import settings as parameters
+from koosh_gadgets.atomic import write_atomic
+from koosh_gadgets.client import Request, send_scan
+from koosh_gadgets.pipeline import Job
 from koosh_gadgets.settings import Settings
+from koosh_gadgets.spool import Recorded, is_recording
+from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.wire import ids, messages
+from koosh_gadgets.wire.connection import MRD, Connection, Opening, Parts, open_stream
+from koosh_gadgets.wire.errors import WireError
+from koosh_gadgets.wire.limits import Limits
+from koosh_gadgets.wire.source import from_file
 
 log = logging.getLogger(__name__)
 
@@ -18,24 +35,116 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p = subparsers.add_parser("replay", help="reconstruct a recorded scan", description=__doc__)
     p.add_argument("scan", metavar="IN", help="ISMRMRD file, a spooled scan, or - for an MRD stream on stdin")
     p.add_argument("-o", "--out", required=True, metavar="OUT.h5", help="ISMRMRD image file, or - for MRD on stdout")
+    p.add_argument("-a", "--address", help="send the scan to a Gadgetron or MRD server there")
+    p.add_argument("-p", "--port", type=int, default=9002, help="of that server (%(default)s)")
+    p.add_argument("-c", "--config", default="koosh_3d.xml", help="configuration there, or a file (%(default)s)")
+    p.add_argument("--rate", type=float, default=0.0, help="readouts a second to send; 0: as fast as they are taken")
+    p.add_argument(
+        "--wait", type=float, default=3600.0, metavar="S", help="longest silence of the server (%(default)s)"
+    )
     parameters.add_arguments(p)
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Reconstruct here."""
+    """Reconstruct here, or have it done elsewhere."""
+    if arguments.address:
+        return elsewhere(arguments)
     settings = parameters.from_arguments(arguments, Settings())
-    return to_file(Path(arguments.scan), Path(arguments.out), settings)
+    if arguments.scan == "-":
+        return stream_here(sys.stdin.buffer, arguments.out, settings)
+    with open_recorded(Path(arguments.scan)) as (header, items, journal):
+        return deliver(arguments.out, header, Job(header, settings, journal).images(items, depth=1))
 
 
-def to_file(scan: Path, out: Path, settings: Settings) -> int:
-    """An ISMRMRD file to an ISMRMRD image file."""
-    from koosh_gadgets.files import open_scan, write_images
-    from koosh_gadgets.pipeline import Job
-    from koosh_gadgets.stages.journal import Journal
+@contextlib.contextmanager
+def open_recorded(path: Path) -> Iterator[tuple[bytes, Iterator[object], Journal]]:
+    """(header, items, journal) of an ISMRMRD file or of a spooled scan, whichever it is."""
+    journal = Journal(path.name)
+    if path.is_file() and is_recording(path):
+        connection = recorded_connection(path)
+        yield connection.opening.header, recorded_items(connection, journal), journal
+        return
+    from koosh_gadgets.files import open_scan
 
-    with open_scan(scan) as file:
-        job = Job(file.xml, settings, Journal(scan.name))
-        n = write_images(out, job.images(file.items(), depth=1), file.xml)
+    with open_scan(path) as file:
+        yield file.xml, file.items(), journal
+
+
+def recorded_connection(path: Path) -> Connection:
+    """A spooled scan as a conversation that nobody answers."""
+    source = Recorded(path).source()
+    try:
+        opening = open_stream(source, Limits())
+    except WireError as error:
+        raise ValueError(f"{path.name} ends before its header: {error}") from error
+    if opening is None:
+        raise ValueError(f"{path.name} holds no scan: the peer only asked and closed")
+    return Connection(opening, source, Silent(), Limits())
+
+
+def recorded_items(connection: Connection, journal: Journal) -> Iterator[object]:
+    """The items up to where the recording ends, which the journal is told if that is not the scan's end."""
+    try:
+        yield from connection.items()
+    except WireError as error:
+        journal.truncated = f"the recording ends before the end of the scan ({error})"
+        journal.note(journal.truncated)
+
+
+class Silent:
+    """An output for nobody."""
+
+    def send(self, parts: Parts) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def deliver(out: str, header: bytes, images: Iterable[ismrmrd.Image]) -> int:
+    """Images to a file, whole or absent, or as an MRD stream to stdout."""
+    if out == "-":
+        put = sys.stdout.buffer
+        for image in images:
+            put.writelines(messages.serialise(image))
+        put.write(messages.CLOSE)
+        put.flush()
+        return 0
+    from koosh_gadgets.files import write_images
+
+    n = write_images(Path(out), images, header)
     sys.stdout.write(f"{n} images written to {out}\n")
     return 0
+
+
+def stream_here(raw: BinaryIO, out: str, settings: Settings) -> int:
+    """An MRD stream: with or without a configuration before the header; its parameters go before the options'."""
+    source, journal = from_file(raw), Journal("stdin")
+    number = messages.U16.unpack(source.peek(2))[0]
+    if number == ids.HEADER:
+        source.take(2)
+        header = bytes(messages.sized(source, "the header", messages.U32, Limits().header))
+        opening: Opening | None = Opening(MRD, header=header)
+    else:
+        opening = open_stream(source, Limits())
+    if opening is None:
+        raise ValueError("the stream on stdin ends before a header")
+    connection = Connection(opening, source, Silent(), Limits())
+    job = Job(opening.header, parameters.build(opening.parameters, settings), journal)
+    return deliver(out, opening.header, job.images(connection.items(), depth=1))
+
+
+def elsewhere(arguments: argparse.Namespace) -> int:
+    """Send the scan to a server and keep what it answers."""
+    given = {n: getattr(arguments, n) for n in parameters.names() if getattr(arguments, n, None) is not None}
+    request = Request(arguments.address, arguments.port, arguments.config, arguments.rate, arguments.wait)
+    with open_recorded(Path(arguments.scan)) as (header, items, _):
+        answer = send_scan(request, header, items, json.dumps(given) if given else "")
+    for named in answer.dicom:
+        path = Path(arguments.out).with_name(re.sub(r"[^A-Za-z0-9._-]", "_", named.name)[-100:] or "image.dcm")
+        write_atomic(path.with_suffix(".dcm"), named.content)
+    if not answer.images:
+        sys.stdout.write(f"{len(answer.dicom)} DICOM objects written beside {arguments.out}\n")
+        return 0
+    return deliver(arguments.out, header, answer.images)

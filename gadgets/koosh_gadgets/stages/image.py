@@ -192,3 +192,18 @@ def meta(result: Result, kind: str) -> dict[str, str | list[str]]:
         "ImageSliceNormDir": [f"{v:.9g}" for v in place.slice_dir],
         **result.meta,
     }
+
+
+def rescaled(image: ismrmrd.Image, kinds: tuple[str, ...]) -> Iterator[ismrmrd.Image]:
+    """A complex image as scaled float32 images of each kind, at the same place."""
+    if not np.iscomplexobj(image.data):
+        yield image
+        return
+    for kind in kinds:
+        pixels, scaling = scaled(image.data, kind, "gadgetron")
+        head = image.getHead()
+        head.image_type = TYPES[kind]
+        head.image_series_index = (head.image_series_index + SERIES_STEP[kind]) & 0xFFFF
+        out = ismrmrd.Image(head, data=np.ascontiguousarray(pixels))
+        out.meta = ismrmrd.Meta({**image.meta, **scaling})
+        yield out

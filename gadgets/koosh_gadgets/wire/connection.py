@@ -6,8 +6,9 @@ import contextlib
 import json
 import logging
 import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +21,9 @@ from koosh_gadgets.wire.source import Recorder, SocketReceiver, Source, watch
 
 log = logging.getLogger(__name__)
 GADGETRON, MRD = "gadgetron", "mrd"
+TRUNCATED = "koosh-truncated"  # the key with which our own relay says that the scan ended early
 Parts = Sequence[bytes | memoryview]
+Listener = Callable[[bytes | memoryview], None]
 
 
 @dataclass
@@ -55,22 +58,24 @@ class SocketOutput:
     def __init__(self, sock: socket.socket, seconds: float) -> None:
         self._sock = sock.dup()  # a time limit of its own, while another thread reads
         self._seconds = seconds
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the duplicate; the socket itself stays open."""
         self._sock.close()
 
     def send(self, parts: Parts) -> None:
-        """Small pieces go together, large ones without a copy."""
+        """Small pieces go together, large ones without a copy; messages of several threads don't mix."""
         small: list[bytes | memoryview] = []
-        for part in parts:
-            if len(part) < 1 << 16:
-                small.append(part)
-            else:
-                self._all(memoryview(b"".join(small)))
-                self._all(memoryview(part))
-                small = []
-        self._all(memoryview(b"".join(small)))
+        with self._lock:
+            for part in parts:
+                if len(part) < 1 << 16:
+                    small.append(part)
+                else:
+                    self._all(memoryview(b"".join(small)))
+                    self._all(memoryview(part))
+                    small = []
+            self._all(memoryview(b"".join(small)))
 
     def _all(self, view: memoryview) -> None:
         try:
@@ -119,17 +124,37 @@ def _number(source: Source) -> int:
 
 
 class Connection:
-    """A conversation that has been opened."""
+    """A conversation that has been opened.
 
-    def __init__(self, opening: Opening, source: Source, output: Output, limits: Limits) -> None:
+    listener  is given every message after the opening as it came, before anything is made of it
+    closes    whether the close message is ours to send; a launcher sends its own
+    """
+
+    closes = True
+
+    def __init__(
+        self, opening: Opening, source: Source, output: Output, limits: Limits, listener: Listener | None = None
+    ) -> None:
         self.opening = opening
+        self.listener = listener
         self.output = output
         self._source = source
         self._limits = limits
+        self._reading = threading.Lock()
         self.ended = False
+        self.truncated = ""
 
     def items(self) -> Iterator[object]:
         """Blocks of readouts and other items, up to the close message; a stream that just stops raises `Cut`."""
+        inner = self._items()
+        while True:
+            with self._reading:  # so that another thread can take over to drain
+                item = next(inner, None)
+            if item is None:
+                return
+            yield item
+
+    def _items(self) -> Iterator[object]:
         filler: Filler | None = None
         try:
             while not self.ended:
@@ -140,25 +165,30 @@ class Connection:
                         yield filler.block()
                         filler = None
                     filler = filler or Filler(shape)
-                    filler.take(self._source)
+                    raw = self._source.take(filler.message_size)
+                    if self.listener is not None:
+                        self.listener(raw)
+                    filler.add(raw)
                     continue
-                self._source.take(2)
-                if filler is not None and filler.n and number not in (ids.TEXT, ids.QUERY):
+                if filler is not None and number not in (ids.TEXT, ids.QUERY):
                     yield filler.block()
                     filler = None
                 yield from self._other(number)
         except WireError:
             self.ended = True
-            if filler is not None and filler.n:
+            if filler is not None:
                 yield filler.block()
             raise
 
     def _other(self, number: int) -> Iterator[object]:
+        recorder = Recorder(self._source)
+        recorder.read(2)
+        item = None if number == ids.CLOSE else messages.read_item(number, recorder, self._limits)
+        if self.listener is not None:
+            self.listener(b"".join(recorder.parts))
         if number == ids.CLOSE:
             self.ended = True
-            return
-        item = messages.read_item(number, self._source, self._limits)
-        if isinstance(item, messages.Query):
+        elif isinstance(item, messages.Query):
             self.output.send(messages.response(item, answer(item.text)))
         elif isinstance(item, messages.Text) and item.kind == ids.TEXT:
             self._text(item.text)
@@ -168,7 +198,9 @@ class Connection:
     def _text(self, text: str) -> None:
         """A JSON object carries parameters; any other text is for the log."""
         if text.lstrip().startswith("{"):
-            self.opening.parameters.update(from_text(text)[1])
+            found = from_text(text)[1]
+            self.truncated = found.pop(TRUNCATED, self.truncated)
+            self.opening.parameters.update(found)
         else:
             log.info("the peer says: %s", text[:200])
 
@@ -190,15 +222,20 @@ class Connection:
 
     def drain(self) -> None:
         """Read what the peer still sends, within bounds of time and size."""
-        if self.ended:
+        if not self._reading.acquire(timeout=self._limits.drain_s):
             return
-        self.ended = True
-        drain(self._source, self._limits)
+        try:
+            if not self.ended:
+                self.ended = True
+                drain(self._source, self._limits)
+        finally:
+            self._reading.release()
 
     def close(self) -> None:
         """The last message."""
         with contextlib.suppress(WireError):
-            self.output.send([messages.CLOSE])
+            if self.closes:
+                self.output.send([messages.CLOSE])
 
     def __enter__(self) -> Connection:
         return self

@@ -111,13 +111,17 @@ class Filler:
         self._flat = (_flat(self.trajectory), _flat(self.data))
         self._sizes = (4 * n_samples * n_axes, 8 * n_samples * n_coils)
 
-    def take(self, source: Source) -> None:
-        """Move the next acquisition message (its number still in front) from the wire into the block."""
+    @property
+    def message_size(self) -> int:
+        """Bytes of one acquisition message of this shape, its number included."""
+        return 342 + sum(self._sizes)
+
+    def add(self, raw: memoryview) -> None:
+        """Copy one whole acquisition message into the block."""
         n, (row_t, row_d) = self.n, self._sizes
-        self._heads[340 * n : 340 * n + 340] = source.take(342)[2:]
-        if row_t:
-            source.read_into(self._flat[0][n * row_t : (n + 1) * row_t])
-        source.read_into(self._flat[1][n * row_d : (n + 1) * row_d])
+        self._heads[340 * n : 340 * n + 340] = raw[2:342]
+        self._flat[0][n * row_t : (n + 1) * row_t] = raw[342 : 342 + row_t]
+        self._flat[1][n * row_d : (n + 1) * row_d] = raw[342 + row_t :]
         self.n = n + 1
 
     def block(self) -> Readouts:

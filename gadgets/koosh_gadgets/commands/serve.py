@@ -1,0 +1,47 @@
+"""`koosh serve`: one warm process for Gadgetron's <connect>, MRD clients and FIRE."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from koosh_gadgets import settings as parameters
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    p = subparsers.add_parser("serve", help="reconstruct scans that arrive over the network", description=__doc__)
+    p.add_argument("-a", "--address", default=None, help="address to listen on (127.0.0.1)")
+    p.add_argument("-p", "--port", type=int, default=None, help="port, 0: any free one (9020)")
+    p.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:1 (auto)")
+    p.add_argument("--spool", metavar="DIR", default=None, help="where scans are kept; `none`: nowhere")
+    p.add_argument("--config", type=Path, metavar="FILE", default=None, help="TOML: folders, presets, limits, settings")
+    parameters.add_arguments(p)
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    from koosh_gadgets.config import load
+    from koosh_gadgets.server import serve
+    from koosh_gadgets.spool import Spool
+
+    found = load(arguments.config)
+    given = {n: getattr(arguments, n) for n in ("address", "port", "device") if getattr(arguments, n) is not None}
+    found = dataclasses.replace(found, **given, settings=parameters.from_arguments(arguments, found.settings))
+    if arguments.spool == "none":
+        found = dataclasses.replace(found, spool=None)
+    elif arguments.spool is not None or found.spool is None:
+        folder = Path(arguments.spool) if arguments.spool else default_spool()
+        spool = found.spool or Spool(folder)
+        found = dataclasses.replace(found, spool=dataclasses.replace(spool, folder=folder))
+    serve(found, arguments.config)
+    return 0
+
+
+def default_spool() -> Path:
+    """The user's own state folder."""
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "koosh" / "spool"

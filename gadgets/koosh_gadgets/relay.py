@@ -1,0 +1,249 @@
+"""One client's scan on its way to the worker and back: recorded, forwarded, retried from the recording."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import ismrmrd
+
+from koosh_gadgets.spool import Recorded, Recording, mark_delivered
+from koosh_gadgets.wire import ids, messages
+from koosh_gadgets.wire.connection import GADGETRON, MRD, TRUNCATED, Opening, SocketOutput, drain, frames, open_stream
+from koosh_gadgets.wire.errors import Cut, PeerError, TimedOut, WireError
+from koosh_gadgets.wire.limits import Limits
+from koosh_gadgets.wire.source import SocketReceiver, Source, watch
+from koosh_gadgets.workers import Worker
+
+log = logging.getLogger(__name__)
+RETRIES: tuple[dict[str, str], ...] = (
+    {},
+    {"method": "gridding"},
+)  # a worker that dies twice over a scan gets the simplest method
+
+
+class Sink(Protocol):
+    """Where a worker's answers go."""
+
+    n_images: int
+
+    def take(self, number: int, raw: memoryview) -> None:
+        """One message of the worker, as it came."""
+
+
+@dataclass(eq=False)
+class ToClient:
+    """Answers go on to the client as they come."""
+
+    output: SocketOutput
+    n_images: int = 0
+    failed: bool = False
+
+    def take(self, number: int, raw: memoryview) -> None:
+        """Forward everything but the close message, which is the server's to send."""
+        if number == ids.CLOSE:
+            return
+        self.output.send([raw])
+        self.n_images += number == ids.IMAGE
+        self.failed |= number == ids.ERROR
+
+
+@dataclass(eq=False)
+class ToList:
+    """Answers are kept, for a scan whose client is gone."""
+
+    images: list[ismrmrd.Image] = field(default_factory=list)
+    failure: str = ""
+    n_images: int = 0
+
+    def take(self, number: int, raw: memoryview) -> None:
+        """Keep images and failures."""
+        if number not in (ids.IMAGE, ids.ERROR, ids.TEXT):
+            return
+        source = Source(io.BytesIO(raw[2:]).readinto)
+        item = messages.read_item(number, source, Limits())
+        if isinstance(item, messages.Text):
+            self.failure = item.text
+        else:
+            self.images.append(item)
+            self.n_images += 1
+
+
+class Died(WireError):
+    """The worker process ended before the scan did."""
+
+
+class Answers:
+    """A thread that reads one worker socket to its close message and passes everything to a sink."""
+
+    def __init__(self, sock: socket.socket, sink: Sink) -> None:
+        self.error: WireError | None = None
+        self._sock, self._sink = sock, sink
+        self._thread = threading.Thread(target=self._run, name="koosh-answers", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        source = Source(SocketReceiver(self._sock, 86400.0))
+        try:
+            for number, raw in frames(source, Limits()):
+                self._sink.take(number, raw)
+        except WireError as error:
+            self.error = error
+
+    def join(self) -> None:
+        """Wait for the close message; an early end means that the worker died, or that the client left."""
+        self._thread.join()
+        if isinstance(self.error, Cut) and "stream ended" in str(self.error):
+            raise Died("the reconstruction process died")
+        if self.error is not None:
+            raise self.error
+
+
+def parameters_message(values: dict[str, str]) -> bytes:
+    """A text that changes parameters of the scan before its first readout."""
+    return b"".join(messages.text(ids.TEXT, json.dumps({"parameters": values})))
+
+
+def truncation_message(reason: str) -> bytes:
+    """A text that tells the worker that no more will come, and why."""
+    return b"".join(messages.text(ids.TEXT, json.dumps({TRUNCATED: reason})))
+
+
+def feed(sock: socket.socket, stream: Iterable[bytes | memoryview]) -> None:
+    """Send messages to a worker; one that is gone is noticed by whoever reads its answers."""
+    with contextlib.suppress(OSError):
+        for raw in stream:
+            sock.sendall(raw)
+
+
+def replayed(recorded: Recorded, parameters: dict[str, str], reason: str = "") -> Iterable[bytes]:
+    """The messages of a recording with changed parameters, closed, marked where the recording has no end."""
+    closed = False
+    for raw in recorded.messages():
+        number = messages.U16.unpack_from(raw)[0]
+        if number == ids.CLOSE:
+            closed = True
+            break
+        yield raw
+        if number == ids.HEADER and parameters:
+            yield parameters_message(parameters)
+    if not closed:
+        yield truncation_message(reason or "the recording ends before the end of the scan")
+    yield messages.CLOSE
+
+
+def reconstruct_recording(path: Path, worker: Worker, sink: Sink, reason: str = "") -> None:
+    """Send a recorded scan through the worker; where the worker dies over it, again with a simpler method."""
+    recorded = Recorded(path)
+    for parameters in RETRIES:
+        before = sink.n_images
+        with worker.open(path.stem) as sock:
+            answers = Answers(sock, sink)
+            feed(sock, replayed(recorded, parameters, reason))
+            try:
+                answers.join()
+                return
+            except Died:
+                if sink.n_images > before:
+                    raise
+                log.error("scan %s: the worker died over it", path.stem)
+    raise Died(f"the reconstruction process died twice over scan {path.stem}; it is kept in the spool")
+
+
+def deliver_later(path: Path, worker: Worker, reason: str = "") -> None:
+    """Reconstruct a recording into an image file beside it."""
+    from koosh_gadgets.files import write_images
+
+    sink = ToList()
+    reconstruct_recording(path, worker, sink, reason)
+    if not sink.images:
+        log.error("scan %s: no image could be made: %s", path.stem, sink.failure)
+        path.rename(path.with_suffix(".failed"))
+        return
+    header = open_stream(Recorded(path).source(), Limits())
+    out = path.with_suffix(".h5")
+    write_images(out, sink.images, header.header if header is not None else None)
+    out.chmod(0o600)
+    mark_delivered(path)
+    log.info("scan %s: %d images written to %s", path.stem, sink.n_images, out.name)
+
+
+class Client:
+    """A connected peer, from the server's side."""
+
+    def __init__(self, sock: socket.socket, limits: Limits) -> None:
+        self.sock, self.limits = sock, limits
+        watch(sock)
+        self.receiver = SocketReceiver(sock, limits.idle_s)
+        self.receiver.expect_within(limits.header_s)
+        self.source = Source(self.receiver)
+        self.output = SocketOutput(sock, limits.send_s)
+        self.opening: Opening | None = None
+        self.first: list[bytes] = []
+
+    def open(self) -> bool:
+        """Read up to the header; False where the peer only asked and closed."""
+        for number, raw in frames(self.source, self.limits):
+            self.first.append(bytes(raw))
+            if number in (ids.HEADER, ids.CLOSE):
+                break
+        self.opening = open_stream(Source(io.BytesIO(b"".join(self.first)).readinto), self.limits)
+        self.receiver.expect_within(None)
+        return self.opening is not None
+
+    @property
+    def dialect(self) -> str:
+        """Gadgetron's until the peer has shown another."""
+        return self.opening.dialect if self.opening is not None else GADGETRON
+
+    def tell(self, text: str, failure: bool = True) -> None:
+        """A message in the peer's dialect; Gadgetron knows only failures."""
+        kind = ids.TEXT if self.dialect == MRD else ids.ERROR
+        if failure or kind == ids.TEXT:
+            with contextlib.suppress(WireError):
+                self.output.send(messages.text(kind, text))
+
+    def fail(self, text: str) -> None:
+        """Report a failure, read the rest of what the peer sends, close."""
+        self.tell(text)
+        drain(self.source, self.limits)
+        self.end()
+
+    def end(self) -> None:
+        """The close message."""
+        with contextlib.suppress(WireError):
+            self.output.send([messages.CLOSE])
+
+    def release(self) -> None:
+        """Let the sockets go."""
+        self.output.close()
+        self.sock.close()
+
+
+def pump(client: Client, recording: Recording | None, forward: Callable[[memoryview], None]) -> str:
+    """Every message of the client to the recording and onwards; why it ended early, or "" at its close message.
+
+    A client that leaves or breaks the protocol is an error; one that falls silent has only ended its scan early.
+    """
+    try:
+        for number, raw in frames(client.source, client.limits):
+            if recording is not None:
+                recording.message(raw)
+            if number == ids.CLOSE:
+                return ""
+            if number == ids.QUERY:
+                continue
+            if number == ids.ERROR:
+                raise PeerError("the peer reports a failure of its own")
+            forward(raw)
+    except TimedOut as error:
+        return str(error)
+    return ""

@@ -1,0 +1,237 @@
+"""`koosh serve`: owns the sockets and the spool; listens at once, and never does arithmetic itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from koosh_gadgets.config import Configuration
+from koosh_gadgets.relay import (
+    Answers,
+    Client,
+    Died,
+    ToClient,
+    deliver_later,
+    feed,
+    pump,
+    reconstruct_recording,
+    truncation_message,
+)
+from koosh_gadgets.spool import Recording, new_name
+from koosh_gadgets.wire import messages
+from koosh_gadgets.wire.errors import Cut, WireError
+from koosh_gadgets.workers import Worker
+
+log = logging.getLogger(__name__)
+PATIENCE_S = 1.0
+
+
+class Server:
+    """Takes connections, records scans, feeds the worker, and reconstructs later what it could not take at once."""
+
+    def __init__(self, configuration: Configuration, path: Path | None = None) -> None:
+        self.configuration = configuration
+        self.worker = Worker(path, configuration.settings)
+        self._listener = socket.create_server((configuration.address, configuration.port), backlog=64)
+        self._listener.settimeout(0.2)
+        self._lock = threading.Lock()
+        self._clients: dict[str, Client] = {}
+        self._live = 0
+        self._later: list[tuple[Path, str]] = []
+        self._wake = threading.Event()
+        self.stopping = threading.Event()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._listener.getsockname()[1])
+
+    def run(self) -> None:
+        """Serve until `stopping` is set; then let scans finish, within bounds."""
+        log.info("listening on %s port %d", self.configuration.address, self.port)
+        self.worker.start()
+        later = threading.Thread(target=self._work_off, name="koosh-later", daemon=True)
+        if self.configuration.spool is not None:
+            self._later = [(path, "") for path in self.configuration.spool.unfinished()]
+            for path, _ in self._later:
+                log.warning("scan %s was not finished; it is reconstructed from the spool", path.stem)
+        later.start()
+        with self._listener:
+            while not self.stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    sock, _ = self._listener.accept()
+                    self._accept(sock)
+        self._stop()
+
+    def _accept(self, sock: socket.socket) -> None:
+        """A thread for the peer, or a quick refusal."""
+        with self._lock:
+            full = len(self._clients) >= self.configuration.connections
+            client = Client(sock, self.configuration.limits)
+            name = new_name()
+            if not full:
+                self._clients[name] = client
+        target = self._refuse if full else self._serve
+        threading.Thread(target=target, args=(client, name), name=f"koosh-{name}", daemon=True).start()
+
+    def _refuse(self, client: Client, _name: str) -> None:
+        client.limits = dataclasses.replace(client.limits, drain_s=2.0)
+        client.receiver.expect_within(2.0)
+        client.fail(f"koosh: busy, all {self.configuration.connections} connections are taken; try again later")
+        client.release()
+
+    def _serve(self, client: Client, name: str) -> None:
+        """One connection from its first byte to its last; nothing of it reaches another."""
+        try:
+            if client.open():
+                self._scan(client, name)
+            client.end()
+        except WireError as error:
+            log.error("scan %s: %s", name, error)
+            client.fail(f"koosh {name}: {error}")
+        except Exception as error:  # a fault of ours ends this connection only
+            log.exception("scan %s", name)
+            client.fail(f"koosh {name}: {type(error).__name__}: {error}")
+        finally:
+            client.release()
+            with self._lock:
+                self._clients.pop(name, None)
+
+    def _scan(self, client: Client, name: str) -> None:
+        """Record and reconstruct, at once where there is room, else later."""
+        recording = self.configuration.spool.begin(name) if self.configuration.spool is not None else None
+        if recording is not None:
+            for raw in client.first:
+                recording.message(raw)
+        live = self._admit()
+        try:
+            if live:
+                self._at_once(client, name, recording)
+            else:
+                self._queue(client, name, recording)
+        finally:
+            with self._lock:
+                self._live -= live
+            self._wake.set()
+            if recording is not None:
+                recording.close()
+
+    def _admit(self) -> bool:
+        """Whether the scan is reconstructed as it comes; a place that is just being left is waited for."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            with self._lock:
+                if self._live < self.configuration.scans:
+                    self._live += 1
+                    return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+
+    def _at_once(self, client: Client, name: str, recording: Recording | None) -> None:
+        """Stream to the worker while the client sends; images go back as they come."""
+        sink = ToClient(client.output)
+        with self.worker.open(name) as sock:
+            answers = Answers(sock, sink)
+            feed(sock, client.first)
+            if recording is not None and recording.warning:
+                client.tell(f"koosh {name}: {recording.warning}", failure=False)
+            try:
+                reason = pump(client, recording, lambda raw: feed(sock, [raw]))
+            except WireError:
+                self._ended(recording, complete=False, reason="the peer left or broke the protocol")
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(WireError):
+                    answers.join()
+                raise
+            self._ended(recording, complete=not reason, reason=reason)
+            feed(sock, [truncation_message(reason), messages.CLOSE] if reason else [messages.CLOSE])
+            try:
+                answers.join()
+            except Died as died:
+                self._again(sink, recording, reason, died)
+        if recording is not None and sink.n_images and not sink.failed:
+            recording.delivered(sink.n_images)
+
+    @staticmethod
+    def _ended(recording: Recording | None, complete: bool, reason: str) -> None:
+        if recording is not None:
+            recording.end(complete, reason)
+
+    def _again(self, sink: ToClient, recording: Recording | None, reason: str, died: Died) -> None:
+        """The worker died: once more from the recording, if there is one and no image has gone out."""
+        if self.stopping.is_set() or sink.n_images or recording is None or recording.path is None or recording.warning:
+            kept = "" if recording is None or recording.warning else f"; the scan is kept as {recording.name}"
+            raise Died(f"{died}{kept}")
+        reconstruct_recording(recording.path, self.worker, sink, reason)
+
+    def _queue(self, client: Client, name: str, recording: Recording | None) -> None:
+        """All reconstructions are taken: keep the scan and tell the peer."""
+        if recording is None or recording.path is None:
+            raise WireError(f"busy with {self.configuration.scans} scans, and there is no spool to keep this one in")
+        reason = pump(client, recording, lambda raw: None)
+        recording.end(not reason, reason)
+        recording.close()
+        if recording.warning:
+            raise WireError(f"busy with {self.configuration.scans} scans, and the spool failed: {recording.warning}")
+        with self._lock:
+            self._later.append((recording.path, reason))
+        client.tell(f"koosh: queued as {name}; its images will be in the spool as {name}.h5")
+
+    def _work_off(self) -> None:
+        """Reconstruct recordings whose clients are gone, whenever there is room."""
+        while not self.stopping.is_set():
+            self._wake.wait(0.5)
+            self._wake.clear()
+            with self._lock:
+                room = self._live < self.configuration.scans and bool(self._later)
+                self._live += room
+                job = self._later.pop(0) if room else None
+            if job is None:
+                continue
+            try:
+                deliver_later(job[0], self.worker, job[1])
+            except Exception:  # it stays in the spool for the next start
+                log.exception("scan %s could not be reconstructed from the spool", job[0].stem)
+            finally:
+                with self._lock:
+                    self._live -= 1
+                self._wake.set()
+
+    def _stop(self) -> None:
+        """Let running scans finish; those that don't stay in the spool and their peers are told."""
+        until = time.monotonic() + self.configuration.stop_s
+        while time.monotonic() < until and (self._clients or self._live):
+            time.sleep(0.1)
+        with self._lock:
+            left = dict(self._clients)
+        for name, client in left.items():
+            client.tell(f"koosh {name}: the server is stopping; the scan so far is kept in the spool")
+            with contextlib.suppress(OSError):
+                client.sock.shutdown(socket.SHUT_RDWR)
+        self.worker.stop()
+        log.info("stopped; %d scans were left to the spool", len(left))
+
+
+def serve(configuration: Configuration, path: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    server = Server(configuration, path)
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        log.info("signal %d: no new connections", number)
+        server.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    server.run()
+
+
+__all__ = ["Cut", "Server", "serve"]

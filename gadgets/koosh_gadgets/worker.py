@@ -1,0 +1,106 @@
+"""The process that reconstructs: warm, one queue per device, and replaceable without losing a connection.
+
+It is started by the server with one end of a socket pair; each scan comes as a further socket over that pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from koosh_gadgets.config import load
+from koosh_gadgets.session import Service, converse
+from koosh_gadgets.settings import Settings
+from koosh_gadgets.wire.connection import connect
+from koosh_gadgets.wire.limits import Limits
+
+log = logging.getLogger(__name__)
+LIMITS = Limits(header_s=60.0, idle_s=86400.0, drain_s=5.0)  # the server is trusted and does the waiting
+
+
+class Turns:
+    """First come, first served."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Wait for one's turn; it ends with the block."""
+        ticket = object()
+        with self._lock:
+            self._waiting.append(ticket)
+            self._lock.wait_for(lambda: self._waiting[0] is ticket)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.popleft()
+                self._lock.notify_all()
+
+
+def warm_up() -> None:
+    """Load what the first scan would have to wait for."""
+    import torch
+
+    from koosh_models import reconstruct
+    from koosh_models.physics import engines
+
+    log.info("worker ready: torch %s, %s", torch.__version__, engines.choose(torch.device("cpu")))
+    assert reconstruct.METHODS
+
+
+def handle(sock: socket.socket, service: Service, scan: str) -> None:
+    """One scan on its own socket."""
+    with sock:
+        try:
+            connection = connect(sock, LIMITS)
+            if connection is not None:
+                with connection:
+                    converse(connection, service, scan)
+        except Exception:  # converse has told the peer; the worker goes on
+            log.debug("scan %s ended with an error", scan, exc_info=True)
+
+
+def receive(control: socket.socket) -> tuple[dict[str, str], socket.socket] | None:
+    """The next scan's facts and socket; None when the server is gone."""
+    raw, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
+    if not raw or not descriptors:
+        for fd in descriptors:
+            os.close(fd)
+        return None
+    return json.loads(raw), socket.socket(fileno=descriptors[0])
+
+
+def main(argv: list[str]) -> int:
+    """`python -m koosh_gadgets.worker FD CONFIG SETTINGS`: serve scans until the server closes its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server stops its worker itself
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
+    control = socket.socket(fileno=int(argv[0]))
+    configuration = load(Path(argv[1])) if argv[1] else load()
+    base = Settings(**json.loads(argv[2]))
+    service = dataclasses.replace(configuration.service(), base=base, turn=Turns())
+    warm_up()
+    with control:
+        control.send(b"ready")
+        while (job := receive(control)) is not None:
+            facts, sock = job
+            threading.Thread(target=handle, args=(sock, service, facts["scan"]), daemon=True).start()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(code)  # scans still running belong to a server that is gone
