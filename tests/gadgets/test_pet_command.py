@@ -7,6 +7,8 @@ import pytest
 
 from koosh_gadgets.cli import main
 from koosh_gadgets.petfile import read_pet
+from koosh_models.networks import Dims, build
+from koosh_models.weights import Card, Range, save
 
 SMALL = ["--size", "24", "--views", "18", "--counts", "2e5", "--seed", "3"]
 
@@ -34,6 +36,44 @@ def test_every_method_gives_a_quantitative_image(scan: Path, method: str) -> Non
     assert abs(found["total"]) < 0.05
     loaded = nibabel.load(image)
     assert loaded.shape == (24, 24, 1)
+
+
+def weights(folder: Path, voxel_mm: tuple[float, float] = (8.0, 12.0), **change: object) -> Path:
+    fields: dict[str, object] = {
+        "ndim": 2, "stages": 2, "features": 4, "layers": 2, "consistency": "em", "channels": 1, "guides": 1,
+        "start": "osem", "start_steps": 8, "subsets": 5, "gamma": 0.0,
+    }  # fmt: skip
+    dims = Dims(**(fields | change))  # type: ignore[arg-type]
+    known = Range(axes=2, families=("pet",), voxel_mm=voxel_mm)
+    path = folder / "net.safetensors"
+    save(path, build(dims), Card(name="net", dims=dims, trained=known, accepts=known))
+    return path
+
+
+def test_a_network_of_strength_zero_gives_the_image_of_osem(scan: Path) -> None:
+    ours, plain = scan.with_name("net.nii"), scan.with_name("osem.nii")
+    run = ["pet", "reconstruct", str(scan)]
+    assert main([*run, str(ours), "--method", "network", "--weights", str(weights(scan.parent))]) == 0
+    assert main([*run, str(plain), "--subsets", "5", "--iterations", "2"]) == 0
+    assert np.array_equal(nibabel.load(ours).get_fdata(), nibabel.load(plain).get_fdata())
+
+
+@pytest.mark.parametrize(
+    ("change", "voxel_mm", "message"),
+    [
+        ({}, (2.0, 3.0), "use --method osem"),
+        ({"consistency": "cg", "channels": 2, "start": "cg"}, (8.0, 12.0), "network for MRI"),
+        ({"ndim": 3}, (8.0, 12.0), "over 3 axes"),
+    ],
+)
+def test_a_network_for_other_scans_is_refused(
+    scan: Path, caplog: pytest.LogCaptureFixture, change: dict[str, object], voxel_mm: tuple[float, float], message: str
+) -> None:
+    path = weights(scan.parent, voxel_mm, **change)
+    run = ["pet", "reconstruct", str(scan), str(scan.with_name("x.nii")), "--method", "network"]
+    assert main([*run, "--weights", str(path)]) == 2
+    assert message in caplog.text
+    assert main(run) == 2
 
 
 def test_three_dimensions_run_from_simulation_to_interfile(tmp_path: Path) -> None:

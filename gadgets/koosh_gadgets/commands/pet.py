@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METHODS = ("mlem", "osem", "map", "bowsher")
+METHODS = ("mlem", "osem", "map", "bowsher", "network")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,6 +67,7 @@ def add_reconstruct(parts: argparse._SubParsersAction[argparse.ArgumentParser]) 
     p.add_argument("--subsets", type=int, default=12, help="need not divide the views (%(default)s)")
     p.add_argument("--strength", type=float, default=0.03, help="of the prior of map and bowsher (%(default)s)")
     p.add_argument("--neighbours", type=int, default=None, help="of a voxel that count in bowsher (half of them)")
+    p.add_argument("--weights", metavar="NAME", help="of the network: a .safetensors file or a name from the zoo")
     p.add_argument("--smooth-mm", type=float, default=0.0, help="FWHM of a Gaussian afterwards (%(default)s)")
     p.set_defaults(run=reconstruct)
 
@@ -137,13 +138,30 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     if arguments.iterations < 1:
         raise ValueError(f"--iterations {arguments.iterations}: wanted at least 1")
     scan = read_pet(arguments.scan)
-    problem = problem_of(scan, 1 if arguments.method == "mlem" else arguments.subsets)
-    image = smoothed(solve(arguments, scan, problem), arguments.smooth_mm, scan.geometry.voxel_mm)
-    write_image(Path(arguments.out), image, scan.geometry)
-    sys.stdout.write(
-        f"{arguments.out}: {arguments.method}, {arguments.iterations} iterations, {scan.geometry.matrix}\n"
-    )
+    image = by_network(arguments, scan) if arguments.method == "network" else by_iteration(arguments, scan)
+    write_image(Path(arguments.out), smoothed(image, arguments.smooth_mm, scan.geometry.voxel_mm), scan.geometry)
+    sys.stdout.write(f"{arguments.out}: {arguments.method}, {' x '.join(map(str, scan.geometry.matrix))} voxels\n")
     return 0
+
+
+def by_network(arguments: argparse.Namespace, scan: PetFile) -> Tensor:
+    """The image of a trained network, if it was trained for such scans."""
+    import torch
+
+    from koosh_models.weights import load
+
+    if not arguments.weights:
+        raise ValueError("--method network needs --weights")
+    network, card = load(arguments.weights)
+    if network.dims.consistency != "em":
+        raise ValueError(f"{card.name} is a network for MRI ({network.dims.consistency} steps), not for PET")
+    low, high = card.accepts.voxel_mm
+    if min(scan.geometry.voxel_mm) < 0.9 * low or max(scan.geometry.voxel_mm) > 1.1 * high:
+        seen = " x ".join(f"{v:.4g}" for v in scan.geometry.voxel_mm)
+        raise ValueError(f"voxels are {seen} mm, {card.name} knows {low:g} to {high:g}; use --method osem")
+    problem = problem_of(scan, network.dims.subsets or arguments.subsets, network.dims.guides > 0)
+    with torch.no_grad():
+        return network(problem)
 
 
 def problem_of(scan: PetFile, n_subsets: int, guided: bool = False) -> EmissionProblem:
@@ -167,11 +185,12 @@ def guide_of(scan: PetFile) -> Tensor:
     return scan.guide
 
 
-def solve(arguments: argparse.Namespace, scan: PetFile, problem: EmissionProblem) -> Tensor:
-    """The image by the method asked for."""
+def by_iteration(arguments: argparse.Namespace, scan: PetFile) -> Tensor:
+    """The image of MLEM, OSEM or MAP-EM."""
     from koosh_models.baselines.pet import map_em, osem
     from koosh_models.physics.pet.prior import bowsher, quadratic
 
+    problem = problem_of(scan, 1 if arguments.method == "mlem" else arguments.subsets)
     if arguments.method in ("mlem", "osem"):
         return osem(problem, arguments.iterations)
     voxel = scan.geometry.voxel_mm

@@ -38,6 +38,7 @@ class Dims:
     step, lam    where the consistency steps begin; both are learned
     gamma        where the strength of an "em" step begins (PET); learned; 0 stays OSEM
     truncated    no gradient through the projections of an "em" step
+    subsets      ordered subsets that "em" steps were made for; 0 takes any
     cg_steps     at most so many in a "cg" stage, which stops earlier at cg_tolerance; and in the start image
     """
 
@@ -56,6 +57,7 @@ class Dims:
     lam: float = 0.05
     gamma: float = 0.2
     truncated: bool = False
+    subsets: int = 0
     degree: int = 0
     cg_steps: int = 10
     cg_tolerance: float = 1e-6
@@ -155,6 +157,10 @@ class Unrolled(nn.Module):
             )
         if self.dtype(problem).is_complex != (self.dims.channels == 2):
             raise ValueError(f"a network of {self.dims.channels} channel(s) for {self.dtype(problem)} images")
+        if self.dims.subsets and isinstance(problem, EmissionProblem) and problem.n_subsets != self.dims.subsets:
+            raise ValueError(
+                f"the network is made for {self.dims.subsets} subsets, the problem has {problem.n_subsets}"
+            )
         guide = getattr(problem, "guide", None)
         if (0 if guide is None else guide.shape[0]) != self.dims.guides:
             raise ValueError(

@@ -80,6 +80,7 @@ class Patient:
 
 def paint(classes: Tensor, geometry: Geometry, generator: torch.Generator, max_lesions: int = 4) -> Patient:
     """The patient of a fine class map (z, y, x) that fills the field of view; values vary with the generator."""
+    classes = classes.long()
     table = torch.tensor([PROPERTIES[t] for t in Tissue]).T
     spread = torch.tensor([0.12, 0.01, 0.12])[:, None]
     table = table * (1 + spread * torch.randn(table.shape, generator=generator)).clamp(0.5, 1.5)
@@ -221,7 +222,7 @@ def procedural(name: str, geometry: Geometry, seed: int, fine: int = 2) -> Patie
 class Labels:
     """A tissue label map.
 
-    classes     (z, y, x) values of Tissue, axes towards S, P, L
+    classes     (z, y, x) values of Tissue, any integer type, axes towards S, P, L
     spacing_mm  (z, y, x)
     held_out    never to be trained on
     """
@@ -240,7 +241,7 @@ def load_labels(path: str | Path) -> Labels:
         meta = json.loads(str(file["meta"])) if "meta" in file else {}
     if meta.get("contrast", "labels") != "labels" or image.ndim != 3:
         raise ValueError(f"{Path(path).name} is no label map: {meta.get('contrast')}, shape {image.shape}")
-    lookup = np.full(int(image.max()) + 1, int(Tissue.SOFT))
+    lookup = np.full(int(image.max()) + 1, int(Tissue.SOFT), np.uint8)
     lookup[0] = int(Tissue.AIR)
     for tissue, numbers in FREESURFER.items():
         lookup[[n for n in numbers if n < len(lookup)]] = int(tissue)
