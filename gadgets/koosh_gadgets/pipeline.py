@@ -21,7 +21,7 @@ from koosh_gadgets.stages.encoding import Encoding, encodings
 from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
 from koosh_gadgets.stages.image import Format, Result, images
 from koosh_gadgets.stages.journal import Journal
-from koosh_gadgets.stages.reconstruct import Outcome, Unable, bytes_needed, gridded, reconstruct, sentence
+from koosh_gadgets.stages.reconstruct import Outcome, calibrated, gridded, reconstruct, sentence
 from koosh_gadgets.stages.trajectory import with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
 from koosh_gadgets.stages.whiten import whiten
@@ -29,7 +29,6 @@ from koosh_gadgets.wire.header import read_header
 
 if TYPE_CHECKING:
     from koosh_models.calibration.maps import CoilMaps
-    from koosh_models.physics.problem import LinearProblem
     from koosh_models.scan import Scan
 
 log = logging.getLogger(__name__)
@@ -95,13 +94,14 @@ class Job:
         scan = calibrate.weighted(scan, numbers, settings, journal, expected)
         maps = self._maps(scan)
         if volume.preview:
-            return [(Outcome(gridded(scan, maps), "gridding"), scan, PREVIEW_SERIES)]
-        problem = self._problem(scan, maps)
-        outcome = reconstruct(scan, maps, settings, journal, problem)
+            ready = calibrated(scan, maps, dataclasses.replace(settings, method="gridding"), journal)
+            return [(Outcome(gridded(scan, maps, ready.box), "gridding"), scan, PREVIEW_SERIES)]
+        ready = calibrated(scan, maps, settings, journal)
+        outcome = reconstruct(ready, settings, journal)
         found = [(outcome, scan, 1)]
         if settings.baseline and outcome.method == "unrolled":
-            classical = dataclasses.replace(settings, method="l1")
-            found.append((reconstruct(scan, maps, classical, journal, problem), scan, BASELINE_SERIES))
+            classical = reconstruct(ready, dataclasses.replace(settings, method="l1"), journal)
+            found.append((classical, scan, BASELINE_SERIES))
         return found
 
     def _maps(self, scan: Scan) -> CoilMaps | None:
@@ -109,22 +109,6 @@ class Job:
             return calibrate.maps_of(scan, self.journal)
         except ValueError as error:
             self.journal.note(f"no coil maps: {sentence(error)}; the coils are joined by root sum of squares")
-            return None
-
-    def _problem(self, scan: Scan, maps: CoilMaps | None) -> LinearProblem | None:
-        """The normal equations, where a method needs them and they fit into memory."""
-        if maps is None or self.settings.method == "gridding":
-            return None
-        needed, budget = bytes_needed(scan, "cg"), self.settings.memory << 20
-        try:
-            if budget and needed > budget:
-                raise Unable(f"{needed >> 20} MiB needed, {self.settings.memory} MiB allowed")
-            with self.journal.timed("problem"):
-                from koosh_models.physics.mri import non_cartesian
-
-                return non_cartesian(scan, maps.maps)
-        except (Unable, MemoryError, RuntimeError) as error:
-            self.journal.note(f"the iterative methods can't run: {sentence(error)}")
             return None
 
     def _result(self, volume: Volume, place: Grid, scan: Scan, outcome: Outcome, series: int) -> Result:

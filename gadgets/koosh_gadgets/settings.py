@@ -111,6 +111,8 @@ def locate(name: str, value: str, folder: Path | None) -> str:
         if name == "weights":
             return value  # a name in the packaged zoo
         raise ValueError(f"{name} can't be named by a peer: this server's configuration gives no folder for it")
+    if name == "weights" and not value.endswith(".safetensors"):
+        value += ".safetensors"
     root = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(root, value))
     if os.path.commonpath([root, path]) != root:

@@ -54,11 +54,17 @@ def warm_up() -> None:
     """Load what the first scan would have to wait for."""
     import torch
 
-    from koosh_models import reconstruct
+    from koosh_gadgets.stages import network
+    from koosh_models import reconstruct, weights
     from koosh_models.physics import engines
 
-    log.info("worker ready: torch %s, %s", torch.__version__, engines.choose(torch.device("cpu")))
-    assert reconstruct.METHODS
+    for name in weights.names():
+        try:
+            path = weights.path_of(name)
+            network.loaded(path, "cpu", path.stat().st_mtime_ns)
+        except (ValueError, OSError) as error:
+            log.warning("the weights %s can't be used: %s", name, error)
+    log.info("ready: torch %s, %s, %s", torch.__version__, engines.choose(torch.device("cpu")), reconstruct.METHODS)
 
 
 def handle(sock: socket.socket, service: Service, scan: str) -> None:

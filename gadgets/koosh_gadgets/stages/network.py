@@ -1,8 +1,10 @@
-"""The unrolled network for a scan: weights by name or by card, or the reason why there are none."""
+"""The unrolled network for a scan: by name or by card, loaded once and kept, or the reason why there is none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import Settings
@@ -11,13 +13,62 @@ from koosh_gadgets.stages.journal import Journal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from koosh_models.networks.unrolled import Unrolled
     from koosh_models.physics.problem import LinearProblem
     from koosh_models.scan import Scan
+    from koosh_models.weights import Card
+
+log = logging.getLogger(__name__)
+TILE_BYTES = 2 << 30
+SMALLEST = 64 << 20
 
 
-def network_for(scan: Scan, settings: Settings, journal: Journal) -> Callable[[LinearProblem], Tensor]:
-    """The network that fits the scan, as a function of its problem."""
-    from koosh_gadgets.stages.reconstruct import Unable
+class Unable(Exception):
+    """Why a method can't run on this scan."""
 
-    named = f"weights {settings.weights!r}" if settings.weights else "weights"
-    raise Unable(f"no {named} are installed for a scan of {len(scan.geometry.matrix)} axes and {scan.n_coils} coils")
+
+@functools.lru_cache(maxsize=4)
+def loaded(path: Path, device: str, _changed: int) -> tuple[Unrolled, Card]:
+    """The network and card of a weights file, verified; read again only when the file has changed."""
+    from koosh_models.weights import load
+
+    return load(path, device)
+
+
+def chosen(scan: Scan, settings: Settings) -> tuple[Unrolled, Card]:
+    """The network named in the settings, or the newest that takes the scan."""
+    from koosh_models.weights import choose, path_of
+
+    try:
+        name = settings.weights or choose(scan).name
+        if name is None:
+            raise Unable("; ".join(choose(scan).reasons))
+        path = path_of(name)
+        network, card = loaded(path, str(scan.kspace.device), path.stat().st_mtime_ns)
+    except (ValueError, OSError) as error:
+        raise Unable(str(error)) from error
+    if (why := card.refuses(scan)) is not None:
+        raise Unable(f"{card.name} does not take this scan: {why}")
+    return network, card
+
+
+def solve(scan: Scan, problem: LinearProblem, settings: Settings, journal: Journal) -> Tensor:
+    """The network's image; where memory runs out, on smaller and smaller tiles."""
+    from koosh_models.reconstruct import unrolled
+
+    network, card = chosen(scan, settings)
+    memory = min(TILE_BYTES, settings.memory << 20) if settings.memory else TILE_BYTES
+    while True:
+        try:
+            image = unrolled(problem, network, memory).image
+            break
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+                raise
+            if memory // 2 < SMALLEST:
+                raise
+            memory //= 2
+            journal.note(f"memory ran out; the network goes on in tiles of {memory >> 20} MiB")
+    journal.facts["koosh_weights"] = card.name
+    journal.facts["koosh_weights_sha256"] = card.sha256
+    return image

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import METHODS, Settings
 from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.stages.network import Unable
 
 if TYPE_CHECKING:
     import torch
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from koosh_models.calibration.maps import CoilMaps
     from koosh_models.physics.problem import LinearProblem
     from koosh_models.scan import Scan
+    from koosh_models.support import Box
 
 log = logging.getLogger(__name__)
 APPLICATIONS = {"unrolled": 60, "l1": 38, "cg": 10, "gridding": 0}  # of the normal operator, for time estimates
-
-
-class Unable(Exception):
-    """Why a method can't run on this scan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +36,55 @@ class Outcome:
     reason: str = ""
 
 
-def reconstruct(
-    scan: Scan, maps: CoilMaps | None, settings: Settings, journal: Journal, problem: LinearProblem | None = None
-) -> Outcome:
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A scan with what was found out about it; the problem is that of the object's bounding box.
+
+    problem  None where there are no maps, or where only gridding is wanted
+    """
+
+    scan: Scan
+    maps: CoilMaps | None
+    problem: LinearProblem | None = None
+    box: Box | None = None
+
+
+def calibrated(scan: Scan, maps: CoilMaps | None, settings: Settings, journal: Journal) -> Calibrated:
+    """The scan with its normal equations, where a method needs them and they fit into memory."""
+    from koosh_models.support import box_around
+
+    if maps is None:
+        return Calibrated(scan, None)
+    box = box_around(maps.mask)
+    if settings.method == "gridding":
+        return Calibrated(scan, maps, None, box)
+    needed, budget = bytes_needed(scan, "cg"), settings.memory << 20
+    try:
+        if budget and needed > budget:
+            raise Unable(f"{needed >> 20} MiB needed, {settings.memory} MiB allowed")
+        with journal.timed("problem"):
+            return Calibrated(scan, maps, problem_of(scan, maps, box), box)
+    except (Unable, MemoryError, RuntimeError) as error:
+        journal.note(f"the iterative methods can't run: {sentence(error)}")
+        return Calibrated(scan, maps, None, box)
+
+
+def problem_of(scan: Scan, maps: CoilMaps, box: Box) -> LinearProblem:
+    """The density-weighted normal equations inside the box."""
+    from koosh_models.physics.mri import non_cartesian
+    from koosh_models.support import boxed_maps, boxed_scan
+
+    return non_cartesian(boxed_scan(scan, box), boxed_maps(maps.maps, box))
+
+
+def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outcome:
     """The volume by the first method of the ladder, from the one asked for down to gridding, that succeeds."""
     reasons: list[str] = []
     for method in METHODS[METHODS.index(settings.method) :]:
         try:
-            volume = attempt(scan, maps, problem, method, settings, journal)
-        except (Unable, MemoryError, RuntimeError) as error:  # RuntimeError: torch's out-of-memory among others
+            volume = attempt(ready, method, settings, journal)
+        except (Unable, MemoryError, ArithmeticError, RuntimeError) as error:  # RuntimeError: torch's out-of-memory
             reasons.append(f"{method}: {sentence(error)}")
-            log.warning("%s: %s can't run (%s)", journal.scan, method, sentence(error))
             continue
         reason = "; ".join(reasons)
         if reason:
@@ -63,38 +98,32 @@ def sentence(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def attempt(
-    scan: Scan, maps: CoilMaps | None, problem: LinearProblem | None, method: str, settings: Settings, journal: Journal
-) -> Tensor:
+def attempt(ready: Calibrated, method: str, settings: Settings, journal: Journal) -> Tensor:
     """The volume by one method, finite, or a reason why not."""
     import torch
 
     with journal.timed(f"solve {method}"), torch.no_grad():
-        if method == "gridding":
-            volume = problem.b if problem is not None else gridded(scan, maps)
-        elif problem is None:
-            raise Unable("there are no coil maps")
+        if ready.problem is None and method != "gridding":
+            raise Unable("there are no coil maps" if ready.maps is None else "its problem was not set up")
+        if ready.problem is None:
+            volume = gridded(ready.scan, ready.maps, ready.box)
         else:
-            check_time(problem, method, settings)
-            volume = solver(method, settings, scan, journal)(problem)
+            check_time(ready.problem, method, settings)
+            volume = solved(ready, ready.problem, method, settings, journal)
     if not bool(torch.isfinite(torch.view_as_real(volume)).all()):
         raise Unable("its image is not finite")
     return volume
 
 
-def solver(method: str, settings: Settings, scan: Scan, journal: Journal) -> Callable[[LinearProblem], Tensor]:
-    """The function that solves a problem by a method."""
+def solved(ready: Calibrated, problem: LinearProblem, method: str, settings: Settings, journal: Journal) -> Tensor:
+    """The volume of the problem's box in the whole matrix."""
+    from koosh_gadgets.stages import network
+    from koosh_models.reconstruct import solve
+
+    assert ready.box is not None
     if method == "unrolled":
-        from koosh_gadgets.stages.network import network_for
-
-        return network_for(scan, settings, journal)
-
-    def classical(problem: LinearProblem) -> Tensor:
-        from koosh_models.reconstruct import solve
-
-        return solve(problem, method).image
-
-    return classical
+        return ready.box.embed(network.solve(ready.scan, problem, settings, journal))
+    return ready.box.embed(solve(problem, method).image)
 
 
 def check_time(problem: LinearProblem, method: str, settings: Settings) -> None:
@@ -108,17 +137,21 @@ def check_time(problem: LinearProblem, method: str, settings: Settings) -> None:
         raise Unable(f"it would take about {needed:.1f} s, beyond the time limit of {settings.time_limit:g} s")
 
 
-def gridded(scan: Scan, maps: CoilMaps | None) -> Tensor:
+def gridded(scan: Scan, maps: CoilMaps | None, box: Box | None) -> Tensor:
     """The density-weighted adjoint; without maps the coils are joined by root sum of squares."""
     import torch
 
     from koosh_models.physics.nufft import Nufft
     from koosh_models.physics.sense import Sense
+    from koosh_models.support import boxed_maps, boxed_scan
 
     assert scan.weights is not None
+    if maps is not None and box is not None:
+        inside = boxed_scan(scan, box)
+        assert inside.weights is not None
+        sense = Sense(boxed_maps(maps.maps, box), Nufft(scan.omega, box.size), 4)
+        return box.embed(sense.adjoint(inside.kspace * inside.weights))
     nufft = Nufft(scan.omega, scan.geometry.matrix)
-    if maps is not None:
-        return Sense(maps.maps, nufft, 4).adjoint(scan.kspace * scan.weights)
     power = torch.zeros(scan.geometry.matrix)
     for coil in scan.kspace:
         power += nufft.adjoint(coil[None] * scan.weights)[0].abs().square()
