@@ -100,7 +100,7 @@ def from_wire(values: dict[str, str], base: Settings, folders: Folders) -> Setti
     settings = build(located, base)
     if base.memory and settings.memory > base.memory:
         raise ValueError(f"memory {settings.memory} MiB is above this server's {base.memory} MiB")
-    return settings
+    return dataclasses.replace(settings, memory=settings.memory or base.memory)
 
 
 def locate(name: str, value: str, folder: Path | None) -> str:
