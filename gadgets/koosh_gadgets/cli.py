@@ -13,6 +13,7 @@ log = logging.getLogger("koosh")
 COMMANDS = (
     "simulate",
     "info",
+    "convert",
     "weights",
     "replay",
     "pet",

@@ -20,14 +20,19 @@ def loop_maps(matrix: tuple[int, ...], n_coils: int, seed: int = 0) -> Tensor:
     if n_coils < 1:
         raise ValueError(f"asked for {n_coils} coils; at least one is needed")
     nodes = torch.cos(math.pi * (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES)
-    axes = [nodes if n > 1 else torch.zeros(1, dtype=torch.float64) for n in volume(matrix)]
+    axes = [nodes if n > NODES else voxels(n) for n in volume(matrix)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
     fields = torch.stack([loop_field(points, *loop) for loop in loops(n_coils, seed)])
     fields = fields.reshape(n_coils, *(len(a) for a in axes)).to(torch.complex64)
     for axis, n in enumerate(volume(matrix)):
-        fields = interpolated(fields, axis + 1, n)
+        fields = interpolated(fields, axis + 1, n) if n > NODES else fields
     maps = fields / fields.abs().square().sum(0).sqrt()
     return maps.reshape(n_coils, *matrix)
+
+
+def voxels(n: int) -> Tensor:
+    """Coordinates of the voxels of one axis, -1 to 1 over the field of view."""
+    return 2 * (torch.arange(n, dtype=torch.float64) - n // 2) / n
 
 
 def volume(matrix: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,11 +73,9 @@ def loop_field(points: Tensor, center: Tensor, normal: Tensor, radius: float) ->
 def interpolated(fields: Tensor, axis: int, n: int) -> Tensor:
     """The fields with one axis taken from Chebyshev nodes to the `n` voxels of that axis."""
     n_nodes = fields.shape[axis]
-    if n_nodes == 1:
-        return fields
     order = torch.arange(n_nodes, dtype=torch.float64)
     node = math.pi * (order + 0.5) / n_nodes
-    place = (2 * (torch.arange(n, dtype=torch.float64) - n // 2) / n).clamp(-1, 1).acos()
+    place = voxels(n).acos()
     series = 2 / n_nodes * torch.cos(order[:, None] * node)
     series[0] /= 2
     matrix = (torch.cos(place[:, None] * order) @ series).to(fields.dtype)

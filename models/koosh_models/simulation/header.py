@@ -11,6 +11,9 @@ from koosh_models.scan import Geometry
 from koosh_models.simulation.trajectories import Trajectory
 
 Node = tuple[str, "str | int | float | Sequence[Node]"]
+Series = Sequence[dict[str, int]]
+"""The counters of every frame."""
+COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set", "segment")
 RADIAL = ("radial3d", "ute3d", "radial2d", "stack_of_stars", "cine_radial")
 SPIRAL = ("spiral2d", "stack_of_spirals", "spiral3d", "cones")
 LIMIT = 65535
@@ -22,9 +25,11 @@ class Protocol:
     """What the header says beside the geometry.
 
     n_noise      noise readouts before the scan
+    source       what the scanner is called
     correlation  of the noise between neighbouring coils, 0 to below 1; signals mix in the same way
     """
 
+    patient_name: str = "Phantom^Simulated"
     patient_id: str = "KOOSH-PHANTOM"
     body_part: str = "HEAD"
     dwell_us: float = 4.0
@@ -33,26 +38,29 @@ class Protocol:
     flip_deg: float = 8.0
     n_noise: int = 16
     correlation: float = 0.0
+    source: str = "simulation"
 
 
-def header_xml(scan: Trajectory, geometry: Geometry, n_coils: int, protocol: Protocol, seed: int) -> str:
+def header_xml(
+    scan: Trajectory, geometry: Geometry, n_coils: int, protocol: Protocol, series: Series, seed: int
+) -> str:
     """The header as XML text."""
     root = ElementTree.Element("ismrmrdHeader", xmlns="http://www.ismrm.org/ISMRMRD")
     nodes: list[Node] = [
         *people(protocol, seed),
         ("acquisitionSystemInformation", [
-            ("systemVendor", "koosh"), ("systemModel", "simulation"), ("systemFieldStrength_T", 3.0),
+            ("systemVendor", "koosh"), ("systemModel", protocol.source), ("systemFieldStrength_T", 3.0),
             ("relativeReceiverNoiseBandwidth", 0.79), ("receiverChannels", n_coils),
-            ("institutionName", "koosh simulation"), ("deviceSerialNumber", "0"),
+            ("institutionName", f"koosh {protocol.source}"), ("deviceSerialNumber", "0"),
         ]),
         ("experimentalConditions", [("H1resonanceFrequency_Hz", 123249173)]),
-        ("encoding", encoding(scan, geometry, protocol)),
+        ("encoding", encoding(scan, geometry, protocol, series)),
         ("sequenceParameters", [
             ("TR", protocol.tr_ms), ("TE", protocol.te_ms), ("flipAngle_deg", protocol.flip_deg),
             ("sequence_type", "GRE"),
         ]),
         ("userParameters", [
-            parameter("Long", "expectedReadouts", scan.n_readouts * (scan.n_frames or 1)),
+            parameter("Long", "expectedReadouts", scan.n_readouts * len(series)),
             parameter("Double", "dwellTime_us", protocol.dwell_us),
             parameter("String", "trajectoryUnit", "cycles/voxel"),
             parameter("String", "mrAcquisitionType", f"{len(geometry.matrix)}D"),
@@ -89,30 +97,30 @@ def people(protocol: Protocol, seed: int) -> list[Node]:
     """Subject, study and measurement; nobody real."""
     return [
         ("subjectInformation", [
-            ("patientName", "Phantom^Simulated"), ("patientWeight_kg", 70.0), ("patientID", protocol.patient_id),
+            ("patientName", protocol.patient_name), ("patientWeight_kg", 70.0), ("patientID", protocol.patient_id),
             ("patientBirthdate", "1980-01-01"), ("patientGender", "O"),
         ]),
         ("studyInformation", [
             ("studyDate", "2025-01-01"), ("studyTime", "12:00:00"), ("studyID", str(seed)),
             ("accessionNumber", seed), ("referringPhysicianName", "None^Simulated"),
-            ("studyDescription", "koosh simulation"), ("studyInstanceUID", uid(protocol.patient_id, seed)),
+            ("studyDescription", f"koosh {protocol.source}"), ("studyInstanceUID", uid(protocol.patient_id, seed)),
             ("bodyPartExamined", protocol.body_part),
         ]),
         ("measurementInformation", [
             ("measurementID", f"koosh-{seed}"), ("seriesDate", "2025-01-01"), ("seriesTime", "12:00:00"),
-            ("patientPosition", "HFS"), ("initialSeriesNumber", 1), ("protocolName", "koosh simulation"),
-            ("sequenceName", "koosh"), ("seriesDescription", "simulated scan"),
+            ("patientPosition", "HFS"), ("initialSeriesNumber", 1), ("protocolName", f"koosh {protocol.source}"),
+            ("sequenceName", "koosh"), ("seriesDescription", protocol.source),
             ("frameOfReferenceUID", uid(protocol.patient_id, seed, "frame")),
         ]),
     ]  # fmt: skip
 
 
-def encoding(scan: Trajectory, geometry: Geometry, protocol: Protocol) -> list[Node]:
+def encoding(scan: Trajectory, geometry: Geometry, protocol: Protocol, series: Series) -> list[Node]:
     """Spaces, limits and trajectory."""
     return [
         ("encodedSpace", space(geometry)),
         ("reconSpace", space(geometry)),
-        ("encodingLimits", limits(scan, geometry)),
+        ("encodingLimits", limits(scan, geometry, series)),
         ("trajectory", kind(scan)),
         ("trajectoryDescription", [
             ("identifier", scan.family),
@@ -142,7 +150,7 @@ def space(geometry: Geometry) -> list[Node]:
     ]
 
 
-def limits(scan: Trajectory, geometry: Geometry) -> list[Node]:
+def limits(scan: Trajectory, geometry: Geometry, series: Series) -> list[Node]:
     """Ranges of the counters: the phase encoding of Cartesian scans, the number of the readout of all others."""
     if scan.lines is not None:
         n_y, n_z = geometry.matrix[-2], (1, *geometry.matrix)[-3]
@@ -154,9 +162,7 @@ def limits(scan: Trajectory, geometry: Geometry) -> list[Node]:
         limit("kspace_encoding_step_0", scan.readout - 1, scan.center),
         limit("kspace_encoding_step_1", *first),
         limit("kspace_encoding_step_2", *second),
-        *(limit(name, 0) for name in ("average", "slice", "contrast")),
-        limit("phase", (scan.n_frames or 1) - 1),
-        *(limit(name, 0) for name in ("repetition", "set", "segment")),
+        *(limit(name, max(frame.get(name, 0) for frame in series)) for name in COUNTERS),
     ]
 
 

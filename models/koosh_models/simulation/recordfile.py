@@ -7,6 +7,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -27,30 +28,60 @@ TICK_MS = 2.5
 """ISMRMRD's acquisition time stamps count steps of 2.5 ms on this kind of scanner."""
 
 
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What goes into a file.
+
+    kspace      (coil, sample) or (frame, coil, sample)
+    noise       (readout, coil, sample) noise readouts, none where empty
+    trajectory  of the imaging readouts
+    series      counters of each frame by name; frames are phases where empty
+    """
+
+    kspace: Tensor
+    noise: Tensor
+    trajectory: Trajectory
+    geometry: Geometry
+    protocol: Protocol = field(default_factory=Protocol)
+    series: tuple[dict[str, int], ...] = ()
+
+    @property
+    def counters(self) -> tuple[dict[str, int], ...]:
+        """The counters of every frame."""
+        return self.series or tuple({"phase": i} for i in range(self.trajectory.n_frames or 1))
+
+
 def write_scan(
     path: str | Path, simulated: Simulated, trajectory: Trajectory, protocol: Protocol | None = None, seed: int = 0
 ) -> None:
     """Write the scan as ISMRMRD: header, noise readouts, then every readout with its trajectory in cycles per voxel."""
     protocol = Protocol() if protocol is None else protocol
-    geometry, n_coils = simulated.scan.geometry, simulated.scan.n_coils
-    mix = mixing(n_coils, protocol.correlation)
+    n_coils = simulated.scan.n_coils
     n_noise = protocol.n_noise if simulated.sigma > 0 else 0
     noise = simulated.sigma * white((n_noise, n_coils, trajectory.readout), seed + 1)
-    imaging = readouts(simulated.scan.kspace, trajectory.readout)
+    kspace, mix = simulated.scan.kspace, torch.from_numpy(mixing(n_coils, protocol.correlation))
+    if protocol.correlation:
+        kspace, noise = mix @ kspace, mix @ noise
+    write_record(path, Record(kspace, noise, trajectory, simulated.scan.geometry, protocol), seed)
+
+
+def write_record(path: str | Path, record: Record, seed: int = 0) -> None:
+    """Write header, noise and imaging readouts; the file is whole or absent."""
+    trajectory, n_noise = record.trajectory, len(record.noise)
+    imaging = readouts(record.kspace, trajectory.readout)
     paths = None if trajectory.lines is not None else columns(trajectory)
-    head = heads(trajectory, geometry, n_coils, protocol, n_noise)
+    head = heads(record)
+    xml = header_xml(trajectory, record.geometry, imaging.shape[1], record.protocol, record.counters, seed)
     with part_file(path) as part, h5py.File(part, "w") as file:
         group = file.create_group("dataset")
-        xml = header_xml(trajectory, geometry, n_coils, protocol, seed)
         group.create_dataset("xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes), maxshape=(1,))
         n = len(head)
         data = group.create_dataset("data", (n,), acquisition_dtype, maxshape=(None,), chunks=(min(BATCH, n),))
         for start in range(0, n, BATCH):
             chosen = range(start, min(start + BATCH, n))
-            samples = [noise[i] if i < n_noise else imaging[i - n_noise] for i in chosen]
-            mixed = np.einsum("ij,njs->nis", mix, np.stack([s.numpy() for s in samples]))
+            samples = [record.noise[i] if i < n_noise else imaging[i - n_noise] for i in chosen]
             ways = None if paths is None else [None if i < n_noise else paths[i - n_noise] for i in chosen]
-            data[start : chosen.stop] = batch(head[start : chosen.stop], mixed, ways)
+            data[start : chosen.stop] = batch(head[start : chosen.stop], samples, ways)
 
 
 @contextlib.contextmanager
@@ -67,7 +98,7 @@ def part_file(path: str | Path) -> Iterator[Path]:
 
 
 def batch(
-    head: NDArray[np.void], samples: NDArray[np.complex64], paths: list[NDArray[np.float32] | None] | None
+    head: NDArray[np.void], samples: list[Tensor], paths: list[NDArray[np.float32] | None] | None
 ) -> NDArray[np.void]:
     """(readout) records of header, trajectory and data, as the file holds them."""
     out = np.empty(len(head), acquisition_dtype)
@@ -76,7 +107,7 @@ def batch(
     for i in range(len(head)):
         path = None if paths is None else paths[i]
         out["traj"][i] = none if path is None else path
-        out["data"][i] = samples[i].astype(np.complex64).ravel().view(np.float32)
+        out["data"][i] = np.ascontiguousarray(samples[i].numpy()).ravel().view(np.float32)
     return out
 
 
@@ -94,12 +125,11 @@ def columns(trajectory: Trajectory) -> NDArray[np.float32]:
     return cycles.reshape(-1, trajectory.readout * cycles.shape[-1]).numpy()
 
 
-def heads(
-    trajectory: Trajectory, geometry: Geometry, n_coils: int, protocol: Protocol, n_noise: int
-) -> NDArray[np.void]:
+def heads(record: Record) -> NDArray[np.void]:
     """(noise + imaging readout) headers with counters, flags, times and position."""
-    n_frames, per_frame = trajectory.n_frames or 1, trajectory.n_readouts
-    n = n_noise + n_frames * per_frame
+    trajectory, geometry, protocol = record.trajectory, record.geometry, record.protocol
+    n_noise, n_coils = len(record.noise), record.kspace.shape[-2]
+    n = n_noise + len(record.counters) * trajectory.n_readouts
     head = np.zeros(n, acquisition_header_dtype)
     head["version"], head["measurement_uid"] = 1, 1
     head["scan_counter"] = np.arange(1, n + 1)
@@ -115,12 +145,15 @@ def heads(
     imaging = head[n_noise:]
     imaging["center_sample"] = trajectory.center
     imaging["trajectory_dimensions"] = 0 if trajectory.lines is not None else len(geometry.matrix)
-    counters(imaging, trajectory, per_frame)
+    if n_noise:
+        head["number_of_samples"][:n_noise] = record.noise.shape[2]
+    count(imaging, trajectory, record.counters)
     return head
 
 
-def counters(head: NDArray[np.void], trajectory: Trajectory, per_frame: int) -> None:
+def count(head: NDArray[np.void], trajectory: Trajectory, series: tuple[dict[str, int], ...]) -> None:
     """Fill in the indices and the first / last flags of the imaging readouts."""
+    per_frame = trajectory.n_readouts
     index = np.arange(len(head))
     within = index % per_frame
     if trajectory.lines is None:
@@ -128,7 +161,8 @@ def counters(head: NDArray[np.void], trajectory: Trajectory, per_frame: int) -> 
     else:
         first, second = trajectory.lines.reshape(-1, 2).numpy().T
     head["idx"]["kspace_encode_step_1"], head["idx"]["kspace_encode_step_2"] = first, second
-    head["idx"]["phase"] = index // per_frame
+    for name in {name for frame in series for name in frame}:
+        head["idx"][name] = np.array([frame.get(name, 0) for frame in series])[index // per_frame]
     begin, end = within == 0, within == per_frame - 1
     head["flags"][begin] |= flag(ismrmrd.ACQ_FIRST_IN_SLICE) | flag(ismrmrd.ACQ_FIRST_IN_PHASE)
     head["flags"][end] |= flag(ismrmrd.ACQ_LAST_IN_SLICE) | flag(ismrmrd.ACQ_LAST_IN_PHASE)

@@ -69,8 +69,9 @@ def test_coil_maps_differ_and_point_at_their_loops():
     assert float((gram - torch.eye(8)).max()) < 0.75
 
 
-def test_interpolated_maps_agree_with_the_field_at_every_voxel(monkeypatch):
-    got = loop_maps((10, 10, 10), 3)
+def test_interpolated_maps_agree_with_the_field_at_every_voxel():
+    whole = loop_maps((40, 40, 40), 3)
+    got = whole[:, ::4, ::4, ::4]
     place = 2 * (torch.arange(10, dtype=torch.float64) - 5) / 10
     points = torch.stack(torch.meshgrid(place, place, place, indexing="ij"), dim=-1).reshape(-1, 3)
     field = torch.stack([loop_field(points, *loop) for loop in coils.loops(3, 0)])

@@ -7,7 +7,7 @@ import torch
 from koosh_models.scan import Geometry
 from koosh_models.simulation.header import LIMIT, Protocol
 from koosh_models.simulation.phantoms import phantom
-from koosh_models.simulation.recordfile import heads, write_scan
+from koosh_models.simulation.recordfile import Record, heads, write_scan
 from koosh_models.simulation.simulate import simulate
 from koosh_models.simulation.trajectories import Trajectory, trajectory
 from tests.properties import random_complex
@@ -126,7 +126,8 @@ def test_correlated_noise_is_whitened_by_its_own_readouts(tmp_path):
 def test_more_readouts_than_16_bits_are_counted_without_wrapping():
     n = LIMIT + 100
     path = Trajectory("radial3d", torch.zeros(3, n), 1, 0)
-    head = heads(path, Geometry((8, 8, 8), (8.0, 8.0, 8.0)), 1, Protocol(), 0)
+    geometry = Geometry((8, 8, 8), (8.0, 8.0, 8.0))
+    head = heads(Record(torch.zeros(1, n, dtype=torch.complex64), torch.zeros(0, 1, 1), path, geometry))
     assert head["scan_counter"][-1] == n
     steps = head["idx"]["kspace_encode_step_2"].astype(int) * (LIMIT + 1) + head["idx"]["kspace_encode_step_1"]
     assert np.array_equal(steps, np.arange(n))
