@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Point = tuple[float, float, float]
+MODES = 81
+"""Fourier modes along each axis of the finest patterns."""
 OBJECT = 0.02
 """Painted brightness above which there is tissue and not air."""
 
@@ -19,25 +22,24 @@ OBJECT = 0.02
 def band_limited(shape: tuple[int, ...], rng: np.random.Generator, period: float, spread: float = 0.5) -> Array:
     """Smooth noise of zero mean and unit deviation whose structures are about `period` (a share of the field of view).
 
-    It is drawn on a fixed number of Fourier modes, so the same seed gives the same pattern on every matrix.
+    It is drawn on a fixed number of Fourier modes, so the same seed gives the same pattern on every matrix; modes that
+    a matrix can't hold are left out. (1, y, x) is the cut at z = 0.
     """
-    modes = min(2 * math.ceil(2.5 / period) + 1, 97)
-    white = rng.standard_normal((modes,) * 3, dtype=np.float32)
-    k = np.fft.fftfreq(modes, 1 / modes)
-    radius = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, :] ** 2)
-    band = np.exp(-0.5 * ((radius * period - 1) / spread) ** 2) * (radius > 0)
-    return resampled(np.fft.ifftn(np.fft.fftn(white) * band).real.astype(np.float32), shape)
-
-
-def resampled(periodic: Array, shape: tuple[int, ...]) -> Array:
-    """A periodic field on another grid (Fourier interpolation), of unit deviation; (1, y, x) is a cut at z = 0."""
-    out = np.fft.fftshift(np.fft.fftn(periodic))
-    for axis, n in enumerate(shape):
-        k = np.arange(periodic.shape[axis]) - periodic.shape[axis] // 2
-        place = (np.arange(n) - n // 2) / n
-        basis = np.exp(2j * np.pi * place[:, None] * k).astype(np.complex64)
-        out = np.moveaxis(np.tensordot(basis, out, axes=(1, axis)), 0, axis)
-    return (out.real / (periodic.std() * periodic.size + 1e-12)).astype(np.float32)
+    modes = min(2 * math.ceil(2.5 / period) + 1, MODES)
+    white = torch.from_numpy(rng.standard_normal((modes,) * 3, dtype=np.float32))
+    k = torch.arange(modes) - modes // 2
+    radius = torch.stack(torch.meshgrid(k, k, k, indexing="ij")).float().norm(dim=0)
+    band = torch.exp(-0.5 * ((radius * period - 1) / spread) ** 2) * (radius > 0)
+    spectrum = torch.fft.fftshift(torch.fft.fftn(white)) * band
+    spectrum = spectrum / spectrum.norm()
+    for n in shape:
+        held = k.abs() <= n / 2 if n > 1 else k == k
+        place = (torch.arange(n) - n // 2) / n
+        basis = torch.exp(2j * math.pi * place[:, None] * k[held])
+        # the first axis goes to the end each time: after three turns the order is z, y, x again
+        spectrum = torch.tensordot(spectrum[held], basis, dims=([0], [1]))
+    field: Array = spectrum.real.numpy()
+    return field
 
 
 @dataclass(frozen=True)
