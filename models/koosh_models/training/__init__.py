@@ -1,0 +1,1 @@
+"""From data to weights: recipes, simulated cases, the loop, checkpoints, ranks, reports."""

@@ -1,0 +1,142 @@
+"""One training case: a scan with its maps and its target, made from nothing but a seed and a number."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from koosh_models.physics.mri import non_cartesian
+from koosh_models.physics.problem import LinearProblem
+from koosh_models.reconstruct import calibrate, with_weights
+from koosh_models.scan import Geometry, Scan
+from koosh_models.simulation.simulate import simulate
+from koosh_models.simulation.trajectories import Trajectory, trajectory
+from koosh_models.training.recipe import Data
+from koosh_models.training.volumes import Source, anatomy, check_splits, rotation, sources_of
+
+TURNED = {"radial3d": 3, "ute3d": 3, "cones": 3, "spiral3d": 3, "stack_of_stars": 2, "radial2d": 2, "spiral2d": 2}
+"""Families whose trajectory may be turned, and about how many axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What one step of training needs.
+
+    scan    with density weights
+    maps    (coil, z, y, x) complex64
+    target  what the network should give, (z, y, x) complex64
+    mask    where quality is judged, bool
+    facts   acceleration, noise, coils, and where it comes from
+    """
+
+    name: str
+    scan: Scan
+    maps: Tensor
+    target: Tensor
+    mask: Tensor
+    facts: dict[str, float | str]
+
+    def problem(self, device: torch.device | str = "cpu") -> LinearProblem:
+        """The measurement as networks and baselines see it."""
+        return replace(non_cartesian(self.scan.to(device), self.maps.to(device)), name=self.name)
+
+
+def sources(data: Data) -> list[Source]:
+    """Every volume and phantom of a recipe, each in one split."""
+    found = sources_of(data.volumes, data.validation) if data.volumes else []
+    check_splits(found)
+    found += [Source(name, f"phantom-{name}", "training") for name in data.phantoms]
+    if not any(s.split == "validation" for s in found):
+        # a phantom's seed is its subject: validation draws from seeds that training never uses
+        found += [Source(s.name, f"{s.subject}-held-out", "validation") for s in found if s.path is None]
+    for split in ("training", "validation"):
+        if not any(s.split == split for s in found):
+            raise ValueError(f"no subject is left for {split}: add volumes, or name fewer in data.validation")
+    return found
+
+
+def draw(data: Data, split: str, index: int, known: list[Source] | None = None) -> Case:
+    """Case number `index` of a split: the same arguments give the same bits, on any worker and any rank."""
+    rng = np.random.default_rng([data.seed, 0 if split == "training" else 1, index])
+    usable = [s for s in (known or sources(data)) if s.split == split]
+    source = chosen(usable, data.phantom_share if split == "training" else 0.0, rng, index, split)
+    matrix = data.matrix[int(rng.integers(len(data.matrix)))]
+    fixed = split == "validation" and data.validation_acceleration is not None
+    low, high = data.acceleration
+    speed = data.validation_acceleration if fixed else math.exp(rng.uniform(math.log(low), math.log(high)))
+    noise = data.validation_noise if fixed else float(rng.uniform(*data.noise))
+    coils = data.validation_coils if fixed else int(rng.integers(data.coils[0], data.coils[1] + 1))
+    assert speed is not None
+    family = data.trajectory[int(rng.integers(len(data.trajectory)))]
+    path = turned(trajectory(family, matrix, speed, int(rng.integers(2**31)), data.frames), rng, data.rotate)
+    image = anatomy(source, matrix, rng, data.frames)
+    made = simulate(
+        image.image, path, mask=image.mask, n_coils=coils, noise=noise, seed=int(rng.integers(2**31)),
+        geometry=Geometry(matrix, tuple(240.0 * n / max(matrix) for n in matrix)),
+    )  # fmt: skip
+    scan = with_weights(made.scan)
+    maps, target = made.maps, made.truth
+    if data.maps == "estimated":
+        # what these maps can show of the truth; equal to it where they are right
+        maps = calibrate(scan).maps.coils(0, coils)
+        target = (maps.conj() * made.maps).sum(0) * made.truth
+    facts: dict[str, float | str] = {
+        "source": source.name, "subject": source.subject, "acceleration": float(speed), "noise": noise,
+        "coils": float(coils), "sigma": made.sigma, "family": family,
+    }  # fmt: skip
+    return Case(f"{source.name}-{index}", scan, maps, target.contiguous(), made.mask, facts)
+
+
+def chosen(usable: list[Source], share: float, rng: np.random.Generator, index: int, split: str) -> Source:
+    """Validation takes its subjects in turn; training draws, phantoms with the share that was asked for."""
+    if split == "validation":
+        return usable[index % len(usable)]
+    phantoms, files = [s for s in usable if s.path is None], [s for s in usable if s.path is not None]
+    pool = phantoms if phantoms and (not files or rng.random() < share) else files
+    return pool[int(rng.integers(len(pool)))]
+
+
+def turned(path: Trajectory, rng: np.random.Generator, rotate: bool) -> Trajectory:
+    """The trajectory turned at random, where its family allows."""
+    axes = TURNED.get(path.family, 0) if rotate else 0
+    if not axes:
+        return path
+    angles = rng.uniform(-math.pi, math.pi, 3)
+    if axes == 2:
+        angles[1:] = 0
+    turn = rotation(angles)[-path.omega.shape[-2] :, -path.omega.shape[-2] :]
+    return replace(path, omega=(turn @ path.omega).clamp(-math.pi, math.pi))
+
+
+def write_case(path: Path, case: Case) -> None:
+    """A case as safetensors, whole or not at all."""
+    assert case.scan.weights is not None
+    part = path.with_suffix(".part")
+    tensors = {
+        "kspace": case.scan.kspace, "omega": case.scan.omega, "weights": case.scan.weights, "maps": case.maps,
+        "target": case.target, "mask": case.mask,
+    }  # fmt: skip
+    head = {"name": case.name, "facts": case.facts, "readout": case.scan.readout, "fov_mm": case.scan.geometry.fov_mm}
+    try:
+        save_file({k: t.contiguous() for k, t in tensors.items()}, part, metadata={"case": json.dumps(head)})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_case(path: Path) -> Case:
+    """The case that `write_case` wrote."""
+    with safe_open(str(path), framework="pt") as file:
+        head = json.loads(file.metadata()["case"])
+        t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    geometry = Geometry(tuple(t["target"].shape), tuple(head["fov_mm"]))
+    scan = Scan(t["kspace"], t["omega"], geometry, head["readout"], t["weights"])
+    return Case(head["name"], scan, t["maps"], t["target"], t["mask"], head["facts"])

@@ -1,0 +1,144 @@
+"""Cases in an order that depends on seed, step and rank alone, made ahead by worker processes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from koosh_models.physics.problem import LinearProblem
+from koosh_models.training.cases import Case, draw, read_case, sources, write_case
+from koosh_models.training.recipe import Data
+from koosh_models.training.volumes import Source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those that share the work.
+
+    rank, world    of the group that has volumes of its own
+    """
+
+    rank: int = 0
+    world: int = 1
+
+
+def number(data: Data, count: int) -> int:
+    """Which case is the `count`-th: a new one each time, or those on disk in a new order every epoch."""
+    if not data.cases:
+        return count
+    epoch, position = divmod(count, data.cases)
+    return int(np.random.default_rng([data.seed, 7, epoch]).permutation(data.cases)[position])
+
+
+def case_file(cache: Path, split: str, index: int) -> Path:
+    """Where a case lies."""
+    return cache / f"{split}-{index:05d}.safetensors"
+
+
+def fetch(data: Data, cache: str | None, split: str, index: int, known: list[Source] | None = None) -> Case:
+    """A case from the cache, made and put there first where it is missing."""
+    if cache is None:
+        return draw(data, split, index, known)
+    path = case_file(Path(cache), split, index)
+    if not path.is_file():
+        write_case(path, draw(data, split, index, known))
+    return read_case(path)
+
+
+def quiet() -> None:
+    """A worker uses one thread: there are others beside it."""
+    torch.set_num_threads(1)
+
+
+@dataclass
+class Feed:
+    """Problems with their targets for every step of a rank.
+
+    cache    folder of cases, None to make each anew
+    waited   seconds that the loop waited for data
+    """
+
+    data: Data
+    cache: Path | None
+    place: Place
+    accumulate: int
+    workers: int = 0
+    hold: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    waited: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._held: dict[int, tuple[Case, LinearProblem]] = {}
+        self._sources = sources(self.data)
+        if self.cache is not None:
+            self.cache.mkdir(parents=True, exist_ok=True)
+
+    def batches(self, first: int, last: int) -> Iterator[list[tuple[Case, LinearProblem]]]:
+        """For each step from `first` to `last` - 1, the cases whose gradients are added up."""
+        order = [number(self.data, c) for c in self._counts(first, last)]
+        made = self._made(order)
+        for step in range(last - first):
+            start = time.perf_counter()
+            batch = [next(made) for _ in order[step * self.accumulate : (step + 1) * self.accumulate]]
+            self.waited += time.perf_counter() - start
+            yield batch
+
+    def _counts(self, first: int, last: int) -> Iterator[int]:
+        for count in range(first * self.accumulate, last * self.accumulate):
+            yield count * self.place.world + self.place.rank
+
+    def _made(self, order: list[int]) -> Iterator[tuple[Case, LinearProblem]]:
+        missing = self._missing(order)
+        coming = self._ahead(missing) if self.workers else iter(self._fetch(i) for i in missing)
+        for index in order:
+            if index in self._held:
+                yield self._held[index]
+                continue
+            case = next(coming)
+            pair = (case, case.problem(self.device))
+            if self._keeps:
+                self._held[index] = pair
+            yield pair
+
+    @property
+    def _keeps(self) -> bool:
+        return 0 < self.data.cases <= self.hold
+
+    def _missing(self, order: list[int]) -> list[int]:
+        """The indices to fetch, in order: each once where all are kept."""
+        if not self._keeps:
+            return order
+        return list(dict.fromkeys(i for i in order if i not in self._held))
+
+    def _fetch(self, index: int) -> Case:
+        return fetch(self.data, str(self.cache) if self.cache else None, "training", index, self._sources)
+
+    def _ahead(self, order: list[int]) -> Iterator[Case]:
+        """Cases in order, two for each worker under way."""
+        # spawned, not forked: OpenMP's threads do not survive a fork
+        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
+            under_way: list[Future[Case]] = []
+            rest = iter(order)
+            cache = str(self.cache) if self.cache else None
+            for index in rest:
+                under_way.append(pool.submit(fetch, self.data, cache, "training", index))
+                if len(under_way) >= 2 * self.workers:
+                    yield under_way.pop(0).result()
+            while under_way:
+                yield under_way.pop(0).result()
+
+
+def validation_cases(data: Data, cache: Path | None, count: int) -> list[Case]:
+    """The cases that quality is followed on."""
+    known = sources(data)
+    return [fetch(data, str(cache) if cache else None, "validation", index, known) for index in range(count)]

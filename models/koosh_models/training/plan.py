@@ -1,0 +1,117 @@
+"""From the phases of a recipe to what happens at each step: strategy, stage, learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from koosh_models import strategies
+from koosh_models.losses import Loss, Objective, Sum, relative_l1, relative_l2, ssim_loss
+from koosh_models.networks.unrolled import Dims
+from koosh_models.strategies import Strategy
+from koosh_models.training.recipe import Phase, Recipe, RecipeError, nearest
+from koosh_models.training.warmstart import Warmstart
+
+KNOWN: dict[str, Any] = {
+    "warmstart": Warmstart,
+    "backprop": strategies.Backprop,
+    "checkpoint": strategies.Checkpoint,
+    "blockwise": strategies.Blockwise,
+    "invertible": strategies.Invertible,
+    "greedy": strategies.Greedy,
+    "pipelined": strategies.Pipelined,
+    "sequential": strategies.Sequential,
+    "equilibrium": strategies.Equilibrium,
+}
+STAGED = ("warmstart", "sequential")
+"""Train one stage at a time; their phase is repeated for every stage."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Steps `first` to `last` - 1 of the run, with one strategy and one set of optimizers.
+
+    stage  the one trained, where the strategy trains one at a time
+    """
+
+    first: int
+    last: int
+    phase: Phase
+    strategy: Strategy
+    stage: int | None
+
+    def enter(self) -> Strategy:
+        """The strategy, set to this part's stage."""
+        if self.stage is not None:
+            self.strategy.stage = self.stage  # type: ignore[attr-defined]
+        return self.strategy
+
+    def rate(self, step: int) -> float:
+        """The learning rate: a linear warm-up, then a cosine down to the last one."""
+        done, total = step - self.first, self.last - self.first
+        start = min(self.phase.warmup, total // 2)
+        if done < start:
+            return self.phase.rate * (done + 1) / start
+        share = (done - start) / max(1, total - start)
+        low = self.phase.last
+        return self.phase.rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def parts(recipe: Recipe) -> list[Part]:
+    """The whole run in order."""
+    out: list[Part] = []
+    first = 0
+    for number, phase in enumerate(recipe.phases):
+        strategy = make(recipe, phase, number)
+        stages: list[int | None] = [None]
+        if phase.strategy in STAGED and "stage" not in phase.options:
+            stages = list(range(recipe.network.stages))
+        edges = [first + round(i * phase.steps / len(stages)) for i in range(len(stages) + 1)]
+        for stage, low, high in zip(stages, edges[:-1], edges[1:], strict=True):
+            out.append(Part(low, high, phase, strategy, stage))
+        first += phase.steps
+    return out
+
+
+def make(recipe: Recipe, phase: Phase, number: int) -> Strategy:
+    """The strategy of a phase; errors name the recipe's key."""
+    if phase.strategy not in KNOWN:
+        raise RecipeError(
+            f"phases.{number}.strategy is {phase.strategy!r}{nearest(phase.strategy, KNOWN)}; known: {', '.join(KNOWN)}"
+        )
+    kind = KNOWN[phase.strategy]
+    known = [f.name for f in dataclasses.fields(kind) if f.init and not f.name.startswith("_") and f.name != "objective"]
+    for name in phase.options:
+        if name not in known:
+            raise RecipeError(
+                f"phases.{number}.options: {phase.strategy} has no {name!r}{nearest(name, known)}; "
+                f"it has {', '.join(known) or 'none'}"
+            )
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in phase.options.items()}
+    if "budget" in known and "budget" not in options:
+        options["budget"] = recipe.training.memory_mb << 20
+    return kind(objective=objective(recipe), **options)
+
+
+def objective(recipe: Recipe) -> Objective:
+    """What every strategy of the recipe minimizes."""
+    settings = recipe.training
+    loss: Loss = relative_l1 if settings.loss == "relative_l1" else relative_l2
+    if settings.ssim:
+        loss = Sum(((1.0, loss), (settings.ssim, ssim_loss)))
+    return Objective(loss, settings.every)
+
+
+def part_at(plan: list[Part], step: int) -> int:
+    """Which part a step belongs to."""
+    for index, part in enumerate(plan):
+        if step < part.last:
+            return index
+    return len(plan) - 1
+
+
+def starts_small(dims: Dims) -> bool:
+    """Whether every stage has weights of its own."""
+    return not dims.shared
