@@ -15,6 +15,7 @@ COMMANDS = (
     "info",
     "convert",
     "weights",
+    "train",
     "replay",
     "pet",
     "serve",

@@ -19,6 +19,7 @@ from koosh_models.reconstruct import calibrate, with_weights
 from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.simulate import simulate
 from koosh_models.simulation.trajectories import Trajectory, trajectory
+from koosh_models.support import box_around, boxed_scan
 from koosh_models.training.recipe import Data
 from koosh_models.training.volumes import Source, anatomy, check_splits, rotation, sources_of
 
@@ -47,6 +48,17 @@ class Case:
     def problem(self, device: torch.device | str = "cpu") -> LinearProblem:
         """The measurement as networks and baselines see it."""
         return replace(non_cartesian(self.scan.to(device), self.maps.to(device)), name=self.name)
+
+    def inside(self) -> Case:
+        """The same case in the bounding box of its object, as scans are reconstructed."""
+        box = box_around(self.maps.abs().amax(0) > 0)
+        return replace(
+            self,
+            scan=boxed_scan(self.scan, box),
+            maps=box.cut(self.maps),
+            target=box.cut(self.target),
+            mask=box.cut(self.mask),
+        )
 
 
 def sources(data: Data) -> list[Source]:

@@ -46,13 +46,13 @@ def case_file(cache: Path, split: str, index: int) -> Path:
 
 
 def fetch(data: Data, cache: str | None, split: str, index: int, known: list[Source] | None = None) -> Case:
-    """A case from the cache, made and put there first where it is missing."""
+    """A case in its object's box, from the cache; made and put there first where it is missing."""
     if cache is None:
-        return draw(data, split, index, known)
+        return draw(data, split, index, known).inside()
     path = case_file(Path(cache), split, index)
     if not path.is_file():
         write_case(path, draw(data, split, index, known))
-    return read_case(path)
+    return read_case(path).inside()
 
 
 def quiet() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from koosh_models import strategies
 from koosh_models.losses import Loss, Objective, Sum, relative_l1, relative_l2, ssim_loss
-from koosh_models.networks.unrolled import Dims
 from koosh_models.strategies import Strategy
 from koosh_models.training.recipe import Phase, Recipe, RecipeError, nearest
 from koosh_models.training.warmstart import Warmstart
@@ -82,7 +81,9 @@ def make(recipe: Recipe, phase: Phase, number: int) -> Strategy:
             f"phases.{number}.strategy is {phase.strategy!r}{nearest(phase.strategy, KNOWN)}; known: {', '.join(KNOWN)}"
         )
     kind = KNOWN[phase.strategy]
-    known = [f.name for f in dataclasses.fields(kind) if f.init and not f.name.startswith("_") and f.name != "objective"]
+    known = [
+        f.name for f in dataclasses.fields(kind) if f.init and not f.name.startswith("_") and f.name != "objective"
+    ]
     for name in phase.options:
         if name not in known:
             raise RecipeError(
@@ -110,8 +111,3 @@ def part_at(plan: list[Part], step: int) -> int:
         if step < part.last:
             return index
     return len(plan) - 1
-
-
-def starts_small(dims: Dims) -> bool:
-    """Whether every stage has weights of its own."""
-    return not dims.shared

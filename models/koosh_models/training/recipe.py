@@ -56,23 +56,23 @@ class Data(Strict):
     volumes: str = ""
     prepared: str = ""
     phantoms: tuple[str, ...] = ("head",)
-    phantom_share: float = Field(0.2, ge=0, le=1)
+    phantom_share: float = Field(default=0.2, ge=0, le=1)
     validation: tuple[str, ...] = ()
     trajectory: tuple[str, ...] = ("radial3d",)
     matrix: tuple[tuple[int, ...], ...] = ((64, 64, 64),)
-    frames: int = Field(8, ge=1)
+    frames: int = Field(default=8, ge=1)
     acceleration: Interval = (6.0, 20.0)
     noise: Interval = (0.0, 0.04)
     coils: tuple[int, int] = (4, 12)
     rotate: bool = True
     maps: Literal["estimated", "true"] = "estimated"
-    cases: int = Field(0, ge=0)
-    validation_cases: int = Field(4, ge=1)
+    cases: int = Field(default=0, ge=0)
+    validation_cases: int = Field(default=4, ge=1)
     validation_acceleration: float | None = 12.0
-    validation_noise: float = Field(0.02, ge=0)
-    validation_coils: int = Field(8, ge=1)
-    split: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    validation_noise: float = Field(default=0.02, ge=0)
+    validation_coils: int = Field(default=8, ge=1)
+    split: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
 
     @field_validator("phantoms", "trajectory")
     @classmethod
@@ -112,8 +112,8 @@ class Phase(Strict):
     strategy: str
     steps: int = Field(ge=1)
     rate: float = Field(1e-3, gt=0)
-    last: float = Field(0.05, ge=0, le=1)
-    warmup: int = Field(20, ge=0)
+    last: float = Field(default=0.05, ge=0, le=1)
+    warmup: int = Field(default=20, ge=0)
     options: dict[str, Option] = {}
 
 
@@ -131,18 +131,18 @@ class Training(Strict):
     every        weight of the images before the last one
     """
 
-    accumulate: int = Field(1, ge=1)
-    clip: float = Field(1.0, ge=0)
-    ema: float = Field(0.99, ge=0, lt=1)
-    memory_mb: int = Field(1024, ge=1)
-    save_every: int = Field(200, ge=1)
-    validate_every: int = Field(500, ge=1)
-    workers: int = Field(0, ge=0)
-    hold: int = Field(0, ge=0)
+    accumulate: int = Field(default=1, ge=1)
+    clip: float = Field(default=1.0, ge=0)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    memory_mb: int = Field(default=1024, ge=1)
+    save_every: int = Field(default=200, ge=1)
+    validate_every: int = Field(default=500, ge=1)
+    workers: int = Field(default=0, ge=0)
+    hold: int = Field(default=0, ge=0)
     loss: Literal["relative_l1", "relative_l2"] = "relative_l2"
-    ssim: float = Field(0.0, ge=0)
-    every: float = Field(0.0, ge=0)
-    seed: int = Field(0, ge=0)
+    ssim: float = Field(default=0.0, ge=0)
+    every: float = Field(default=0.0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Recipe(Strict):
@@ -153,9 +153,9 @@ class Recipe(Strict):
     anatomy: str = ""
     sources: tuple[str, ...] = ()
     network: Dims = Dims()
-    data: Data = Data()
+    data: Data = Field(default_factory=Data)
     phases: tuple[Phase, ...] = Field(min_length=1)
-    training: Training = Training()
+    training: Training = Field(default_factory=Training)
     sizes: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
@@ -275,7 +275,7 @@ def explain(error: Any, text: str, file: str) -> str:
 
 def model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The table at a place of the recipe."""
-    tables = {"data": Data, "training": Training, "phases": Phase}
+    tables: dict[str, type[BaseModel]] = {"data": Data, "training": Training, "phases": Phase}
     return tables.get(str(loc[0])) if loc else Recipe
 
 

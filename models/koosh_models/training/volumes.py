@@ -63,7 +63,9 @@ def read_source(path: Path) -> Source:
             if "image" not in file:
                 raise ValueError(f"it holds {', '.join(file)} but no `image`")
     except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path.name} is no volume: {error}; wanted .npz with `image`, `spacing_mm`, `meta`") from error
+        raise ValueError(
+            f"{path.name} is no volume: {error}; wanted .npz with `image`, `spacing_mm`, `meta`"
+        ) from error
     labels = meta.get("contrast") == "labels"
     split = "validation" if str(meta.get("split", "train")).startswith("val") else "training"
     return Source(path.stem, str(meta.get("subject", path.stem)), split, labels, path)
@@ -126,9 +128,7 @@ def contrast(labels: Tensor, rng: np.random.Generator) -> Tensor:
     return painted.clamp_min(0)
 
 
-def placed(
-    volume: Tensor, spacing: tuple[float, ...], matrix: tuple[int, ...], rng: np.random.Generator
-) -> Tensor:
+def placed(volume: Tensor, spacing: tuple[float, ...], matrix: tuple[int, ...], rng: np.random.Generator) -> Tensor:
     """(channel, *matrix): the volume shrunk to fill most of the field of view, shifted, turned and perhaps mirrored."""
     where = (volume[1] > 0).nonzero()
     low, high = where.amin(0), where.amax(0) + 1
@@ -137,7 +137,7 @@ def placed(
     voxel = max(e / n for e, n in zip(extent, matrix, strict=True) if n > 1) * float(rng.uniform(1.05, 1.25))
     # averaged to about the wanted voxel first: sampling a fine grid sparsely would alias
     sizes = [max(2, min(b, round(1.4 * e / voxel))) for b, e in zip(box.shape[1:], extent, strict=True)]
-    box = functional.adaptive_avg_pool3d(box[None], sizes)
+    box = functional.adaptive_avg_pool3d(box[None], (sizes[0], sizes[1], sizes[2]))
     half = [n * voxel / e if n > 1 else 0.0 for n, e in zip(matrix, extent, strict=True)]
     angles, shift = rng.normal(0, 0.12, 3), rng.uniform(-0.08, 0.08, 3)
     if matrix[0] == 1:

@@ -80,6 +80,8 @@ class Warmstart:
     def box(self, target: Tensor) -> Box:
         """The object's bounding box, or a random part of it."""
         inside = target.abs() > EDGE * target.abs().max()
+        if not bool(inside.any()):  # a target of NaN or zero: the loss will say so
+            return tuple(slice(0, n) for n in target.shape)
         box = []
         for axis in range(target.ndim):
             others = tuple(a for a in range(target.ndim) if a != axis)

@@ -1,0 +1,82 @@
+"""What a run writes as it goes: a CSV, TensorBoard where it is installed, images of validation."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger(__name__)
+COLUMNS = ("step", "phase", "loss", "rate", "norm", "seconds", "waiting", "peak_mb", "psnr", "ssim", "nrmse")
+
+
+class Journal:
+    """One line a step in `log.csv`; lines beyond the step a run is resumed from are dropped."""
+
+    def __init__(self, folder: Path, first: int, board: bool = True) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.csv"
+        self._cut(first)
+        self._file = open(self.path, "a", newline="")  # noqa: SIM115
+        self._writer = csv.DictWriter(self._file, COLUMNS)
+        if self.path.stat().st_size == 0:
+            self._writer.writeheader()
+        self._board = tensorboard(folder / "board", first) if board else None
+
+    def _cut(self, first: int) -> None:
+        if not self.path.is_file():
+            return
+        with open(self.path, newline="") as file:
+            rows = [
+                row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and int(row["step"]) <= first
+            ]
+        part = self.path.with_suffix(".part")
+        with open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(part, self.path)
+
+    def row(self, **values: float | str | int) -> None:
+        """One line; numbers go to TensorBoard as well."""
+        self._writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(name, value, int(values["step"]))
+
+    def image(self, name: str, picture: Tensor, step: int) -> None:
+        """A grey image of values 0 to 1 for TensorBoard."""
+        if self._board is not None:
+            self._board.add_image(name, np.asarray(picture.clamp(0, 1))[None], step)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def tensorboard(folder: Path, first: int) -> SummaryWriter | None:
+    """TensorBoard's writer, or None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log.info("tensorboard is not installed: the run is logged to CSV alone")
+        return None
+    return SummaryWriter(str(folder), purge_step=first or None)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a log.csv."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,240 @@
+"""The training loop: one step after the other until the recipe's last, or until a signal; it names no strategy."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import resource
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from koosh_models.losses import NonFiniteLossError
+from koosh_models.networks.unrolled import Unrolled, build
+from koosh_models.physics.problem import LinearProblem
+from koosh_models.strategies import Strategy
+from koosh_models.training import checkpoint, distributed, validate
+from koosh_models.training.cases import Case
+from koosh_models.training.feed import Feed, Place, validation_cases
+from koosh_models.training.journal import Journal
+from koosh_models.training.plan import Part, part_at, parts
+from koosh_models.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, float], None]
+SCALARS = 20.0  # Adam moves a parameter by about its rate a step: a logarithm has further to go than a kernel's entries
+
+
+@dataclass
+class Stop:
+    """Raised by SIGTERM and SIGUSR1, looked at between steps."""
+
+    asked: bool = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler: it does nothing else, so that a step always ends whole."""
+        self.asked = True
+
+    def listen(self) -> None:
+        """Handle the signals that schedulers send before they kill."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: after which step, whether it was stopped, and the last checkpoint."""
+
+    step: int
+    stopped: bool
+    checkpoint: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def fingerprint(text: str, world: int) -> str:
+    """What a checkpoint must agree about to be resumed: recipe and number of ranks, which fixes the order of data."""
+    return f"{hashlib.sha256(text.encode()).hexdigest()}-{world}"
+
+
+class Run:
+    """A training run in a folder. `steps()` does the work; everything that decides bits depends on the step alone."""
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, cache: Path | None, me: distributed.Ranks, device: torch.device
+    ) -> None:
+        self.recipe, self.folder, self.me, self.device = recipe, folder, me, device
+        self.print = fingerprint(recipe.model_dump_json(), me.world)
+        self.plan = parts(recipe)
+        torch.manual_seed(recipe.training.seed)
+        self.network = build(recipe.network).to(device)
+        distributed.same(self.network.state_dict().values())
+        self.names: dict[Tensor, str] = {p: name for name, p in self.network.named_parameters()}
+        self.mean = {name: p.detach().clone() for p, name in self.names.items()}
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.step, self.spent, self.stop = 0, 0.0, Stop()
+        settings = recipe.training
+        place = Place(me.rank, me.world)
+        self.feed = Feed(recipe.data, cache, place, settings.accumulate, settings.workers, settings.hold, device)
+        self.cache, self._cases = cache, list[tuple[Case, LinearProblem]]()
+
+    @property
+    def saves(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    def resume(self, state: checkpoint.State) -> None:
+        """Go on from a checkpoint as if there had been no stop."""
+        self.network.load_state_dict(state.network)
+        self.mean = {name: tensor.to(self.device) for name, tensor in state.mean.items()}
+        self.step, self.spent = state.step, state.facts.get("seconds", 0.0)
+        if state.step < self.recipe.steps:
+            part = self.plan[part_at(self.plan, state.step)]
+            self._enter(part)
+            if state.step > part.first:
+                checkpoint.unpack(self.optimizers, self.names, state.optimizers)
+
+    def state(self) -> checkpoint.State:
+        """The run as it stands."""
+        optimizers = checkpoint.pack(self.optimizers, self.names)
+        facts = {"seconds": self.spent}
+        return checkpoint.State(self.step, self.print, dict(self.network.state_dict()), self.mean, optimizers, facts)
+
+    def save(self) -> Path:
+        """Write a checkpoint; the first rank does, the others wait."""
+        if self.me.first:
+            checkpoint.write(self.saves, self.state())
+        distributed.wait()
+        return checkpoint.path_of(self.saves, self.step)
+
+    def train(self, progress: Progress | None = None) -> Outcome:
+        """All steps that are left."""
+        journal = Journal(self.folder, self.step) if self.me.first else None
+        stopped, found = False, dict[str, float]()
+        try:
+            while self.step < self.recipe.steps and not stopped:
+                stopped = self._part(self.plan[part_at(self.plan, self.step)], journal, progress)
+            if not stopped:
+                found = self.validate(journal)
+        finally:
+            if journal is not None:
+                journal.close()
+        return Outcome(self.step, stopped, self.save(), found)
+
+    def _enter(self, part: Part) -> Strategy:
+        """The part's strategy, with new optimizers for what it trains."""
+        strategy = part.enter()
+        self.optimizers = [optimizer(group) for group in strategy.phases(self.network)]
+        return strategy
+
+    def _part(self, part: Part, journal: Journal | None, progress: Progress | None) -> bool:
+        """The steps of one part from here on; whether a signal ended it."""
+        strategy = part.strategy if self.optimizers and self.step > part.first else self._enter(part)
+        settings, begun = self.recipe.training, time.perf_counter()
+        for batch in self.feed.batches(self.step, part.last):
+            loss, norm = self._step(strategy, batch, part.rate(self.step))
+            self.step += 1
+            now = time.perf_counter()
+            self.spent, seconds, begun = self.spent + now - begun, now - begun, now
+            if journal is not None:
+                journal.row(
+                    step=self.step, phase=f"{part.phase.strategy}{'' if part.stage is None else part.stage}",
+                    loss=loss, rate=part.rate(self.step - 1), norm=norm, seconds=seconds,
+                    waiting=self.feed.waited, peak_mb=peak_mb(self.device),
+                )  # fmt: skip
+            if progress is not None:
+                progress(self.step, loss)
+            if self.step % settings.validate_every == 0 and self.step < self.recipe.steps:
+                self.validate(journal)
+            if distributed.any_rank(self.stop.asked, self.device):
+                return True
+            if self.step % settings.save_every == 0:
+                self.save()
+        return False
+
+    def _step(self, strategy: Strategy, batch: list[tuple[Case, LinearProblem]], rate: float) -> tuple[float, float]:
+        """One step of every optimizer; its mean loss and the largest norm of a gradient before clipping."""
+        torch.manual_seed(self.recipe.training.seed * 1_000_003 + self.step * self.me.world + self.me.rank)
+        self.network.zero_grad(set_to_none=True)
+        losses = [strategy.step(self.network, problem, case.target.to(self.device))[-1] for case, problem in batch]
+        trained = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        if len(batch) > 1:
+            for p in trained:
+                if p.grad is not None:
+                    p.grad /= len(batch)
+        distributed.average(trained)
+        norm = self._clip()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            optimizer.step()
+        self._follow(trained)
+        return distributed.mean(sum(losses) / len(losses), self.device), norm
+
+    def _clip(self) -> float:
+        """Shorten each group's gradient; the largest norm there was. Refuses gradients that are not finite."""
+        most = 0.0
+        limit = self.recipe.training.clip or float("inf")
+        for optimizer in self.optimizers:
+            group = [p for part in optimizer.param_groups for p in part["params"] if p.grad is not None]
+            most = max(most, float(nn.utils.clip_grad_norm_(group, limit)))
+        if not most < float("inf"):
+            raise NonFiniteLossError(
+                f"the gradient of step {self.step} is {most}: the weights are as they were before it; "
+                "lower the learning rate, or look for NaN in the data"
+            )
+        return most
+
+    @torch.no_grad()
+    def _follow(self, trained: list[nn.Parameter]) -> None:
+        """Move the running mean of the weights that are trained now; quickly in a part's first steps."""
+        done = self.step - self.plan[part_at(self.plan, self.step)].first
+        decay = min(self.recipe.training.ema, (1 + done) / (10 + done))
+        for p in trained:
+            self.mean[self.names[p]].lerp_(p, 1 - decay)
+
+    def averaged(self) -> Unrolled:
+        """A copy of the network with the running means for weights: what is validated and exported."""
+        network = build(self.recipe.network).to(self.device)
+        network.load_state_dict({**self.network.state_dict(), **self.mean})
+        return network.eval()
+
+    def cases(self) -> list[tuple[Case, LinearProblem]]:
+        """The validation cases, made once."""
+        if not self._cases:
+            made = validation_cases(self.recipe.data, self.cache, self.recipe.data.validation_cases)
+            self._cases = [(case, case.problem(self.device)) for case in made]
+        return self._cases
+
+    def validate(self, journal: Journal | None) -> dict[str, float]:
+        """Mean quality on the validation cases; the first rank does it while the others wait."""
+        found = dict[str, float]()
+        if journal is not None:
+            network = self.averaged()
+            scores = [validate.score(case, problem, "network", network) for case, problem in self.cases()]
+            found = validate.means(scores)["network"]
+            seconds = found.pop("seconds")
+            del found["hfen"]
+            journal.row(step=self.step, phase="validation", seconds=seconds, **found)
+            journal.image("validation", validate.picture(self.cases()[0][0], scores[0].image), self.step)
+            log.info("step %d: psnr %.2f dB, ssim %.4f", self.step, found["psnr"], found["ssim"])
+        distributed.wait()
+        return found
+
+
+def optimizer(group: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam for one group; its scalars (logarithms of lambda and step) take longer steps than its kernels."""
+    kinds = [([p for p in group if p.ndim > 0], 1.0), ([p for p in group if p.ndim == 0], SCALARS)]
+    return torch.optim.Adam([{"params": params, "share": share} for params, share in kinds if params])
+
+
+def peak_mb(device: torch.device) -> float:
+    """Largest memory so far: of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,89 @@
+"""Quality on held-out cases: of a network, and of the classical methods it has to beat."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from koosh_models import metrics
+from koosh_models.baselines import classical
+from koosh_models.networks.unrolled import Unrolled
+from koosh_models.physics.problem import LinearProblem
+from koosh_models.training.cases import Case
+
+L1_WEIGHTS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+"""Weights of L1-wavelet, of which the best for each case is taken: tuned on the truth, which no user can."""
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """One image of one case.
+
+    image  kept for pictures, in the case's box
+    """
+
+    case: str
+    method: str
+    values: dict[str, float]
+    seconds: float
+    image: Tensor = field(repr=False)
+
+
+def tuned_l1(problem: LinearProblem, case: Case) -> Tensor:
+    """The L1-wavelet image whose weight is the best for this case's truth."""
+    images = [classical.l1_wavelet(problem, weight).image for weight in L1_WEIGHTS]
+    return max(images, key=lambda image: metrics.psnr(image, case.target, case.mask))
+
+
+METHODS: dict[str, Callable[[LinearProblem, Case], Tensor]] = {
+    "gridding": lambda problem, case: classical.gridding(problem).image,
+    "cg": lambda problem, case: classical.cg_sense(problem).image,
+    "l1": tuned_l1,
+}
+
+
+@torch.no_grad()
+def score(case: Case, problem: LinearProblem, method: str, network: Unrolled | None = None) -> Score:
+    """The image of one method on one case, with its numbers."""
+    start = time.perf_counter()
+    image = network(problem) if network is not None else METHODS[method](problem, case)
+    seconds = time.perf_counter() - start
+    values = metrics.evaluate(image.cpu(), case.target, case.mask)
+    return Score(case.name, method, values, seconds, image.cpu())
+
+
+def compare(cases: Sequence[Case], against: Sequence[str], networks: dict[str, Unrolled]) -> list[Score]:
+    """Every network and every classical method on every case."""
+    if unknown := sorted(set(against) - set(METHODS)):
+        raise ValueError(f"unknown method {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    out = []
+    for case in cases:
+        problem = case.problem()
+        out += [score(case, problem, method) for method in against]
+        out += [score(case, problem, name, network) for name, network in networks.items()]
+    return out
+
+
+def means(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
+    """Mean of each number over the cases, by method."""
+    out: dict[str, dict[str, float]] = {}
+    for method in dict.fromkeys(s.method for s in scores):
+        mine = [s for s in scores if s.method == method]
+        keys = mine[0].values
+        out[method] = {key: math.fsum(s.values[key] for s in mine) / len(mine) for key in keys}
+        out[method]["seconds"] = math.fsum(s.seconds for s in mine) / len(mine)
+    return out
+
+
+def picture(case: Case, image: Tensor) -> Tensor:
+    """(row, column) 0 to 1: image, truth and five times their difference, the middle plane."""
+    seen, wanted, _ = metrics.fitted(image, case.target, case.mask)
+    while seen.ndim > 2:
+        seen, wanted = seen[seen.shape[0] // 2], wanted[wanted.shape[0] // 2]
+    peak = float(torch.quantile(wanted.flatten(), 0.995)) or 1.0
+    return (torch.cat([seen, wanted, 5 * (seen - wanted).abs()], dim=1) / peak).clamp(0, 1).float()

@@ -1,0 +1,129 @@
+"""Cases are the same for the same number, different for others, and never leak between splits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from koosh_models.metrics import psnr
+from koosh_models.training import cases
+from koosh_models.training.feed import Feed, Place, number
+from koosh_models.training.recipe import Data
+from koosh_models.training.volumes import Source, check_splits, sources_of
+from tests.models.training.small import recipe
+
+DATA = recipe().data
+
+
+def volume_file(path, subject: str, split: str = "train", contrast: str = "T1", seed: int = 0):
+    rng = np.random.default_rng(seed)
+    image = np.zeros((24, 20, 22), np.uint16)
+    image[4:20, 4:16, 4:18] = rng.integers(1, 9, (16, 12, 14)) if contrast == "labels" else 600
+    image[8:14, 7:12, 8:14] = 3 if contrast == "labels" else 900
+    meta = {"subject": subject, "split": split, "contrast": contrast}
+    np.savez(path, image=image, spacing_mm=[1.0, 1.0, 1.5], meta=json.dumps(meta))
+
+
+def equal(a: cases.Case, b: cases.Case) -> bool:
+    return torch.equal(a.scan.kspace, b.scan.kspace) and torch.equal(a.target, b.target) and a.facts == b.facts
+
+
+def test_a_case_depends_on_its_number_alone():
+    first, again, other = (cases.draw(DATA, "training", n) for n in (3, 3, 4))
+    assert equal(first, again)
+    assert not equal(first, other)
+    assert not torch.equal(first.target, cases.draw(DATA, "validation", 3).target)
+
+
+def test_a_case_survives_the_disk(tmp_path):
+    case = cases.draw(DATA, "training", 0)
+    cases.write_case(tmp_path / "a.safetensors", case)
+    back = cases.read_case(tmp_path / "a.safetensors")
+    assert equal(case, back)
+    assert back.scan.geometry == case.scan.geometry
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_box_of_the_object_keeps_the_measurement():
+    case = cases.draw(Data(matrix=((24, 24, 24),), coils=(3, 3), noise=(0, 0)), "training", 1)
+    small = case.inside()
+    whole, boxed = case.problem(), small.problem()
+    box = tuple(slice(0, n) for n in small.target.shape)
+    assert small.mask.sum() == case.mask.sum()
+    assert boxed.b.shape == small.target[box].shape
+    assert psnr(boxed.b, small.target, small.mask) == pytest.approx(psnr(whole.b, case.target, case.mask), abs=0.2)
+
+
+@pytest.mark.parametrize("family", ["radial3d", "stack_of_stars", "cartesian3d", "cones"])
+def test_every_family_gives_a_problem_its_truth_nearly_solves(family):
+    data = Data(trajectory=(family,), matrix=((16, 16, 16),), acceleration=(1, 1), noise=(0, 0), coils=(4, 4))
+    case = cases.draw(data, "training", 0)
+    problem = case.problem()
+    misfit = (problem.normal(case.target) - problem.b).norm() / problem.b.norm()
+    assert misfit < 0.15
+
+
+def test_subjects_marked_or_named_for_validation_stay_there(tmp_path):
+    volume_file(tmp_path / "a_t1.npz", "anna")
+    volume_file(tmp_path / "a_t2.npz", "anna")
+    volume_file(tmp_path / "b.npz", "ben", "val")
+    volume_file(tmp_path / "c.npz", "cleo", contrast="labels")
+    found = {s.name: s.split for s in sources_of(tmp_path, ["a_t1"])}
+    assert found == {"a_t1": "validation", "a_t2": "validation", "b": "validation", "c": "training"}
+    data = Data(volumes=str(tmp_path), matrix=((16, 16, 16),), coils=(2, 2), validation=("a_t1",))
+    subjects = {split: {str(cases.draw(data, split, n).facts["subject"]) for n in range(6)} for split in
+                ("training", "validation")}  # fmt: skip
+    assert subjects["validation"] == {"anna", "ben"}
+    assert not subjects["training"] & subjects["validation"]
+
+
+def test_a_subject_in_both_splits_is_refused():
+    with pytest.raises(ValueError, match="anna: in training and in validation"):
+        check_splits([Source("a", "anna", "training"), Source("b", "anna", "validation")])
+
+
+def test_an_unknown_subject_lists_the_known_ones(tmp_path):
+    volume_file(tmp_path / "a.npz", "anna")
+    with pytest.raises(ValueError, match="anna"):
+        sources_of(tmp_path, ["bella"])
+
+
+def test_a_folder_without_volumes_says_so(tmp_path):
+    with pytest.raises(ValueError, match="no folder of volumes"):
+        cases.sources(Data(volumes=str(tmp_path / "missing")))
+    (tmp_path / "a.npz").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"a\.npz is no volume"):
+        sources_of(tmp_path)
+
+
+def test_every_epoch_shows_every_case_once_in_another_order():
+    data = DATA.model_copy(update={"cases": 5})
+    epochs = [[number(data, 5 * e + i) for i in range(5)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def names(feed: Feed, first: int, last: int) -> list[list[str]]:
+    return [[case.name for case, _ in batch] for batch in feed.batches(first, last)]
+
+
+def test_ranks_share_the_cases_and_a_later_start_sees_the_same_ones(tmp_path):
+    data = DATA.model_copy(update={"cases": 4})
+    alone = names(Feed(data, tmp_path, Place(), 2), 0, 4)
+    assert names(Feed(data, tmp_path, Place(), 2), 2, 4) == alone[2:]
+    halves = [names(Feed(data, tmp_path, Place(rank, 2), 1), 0, 4) for rank in range(2)]
+    assert [[*a, *b] for a, b in zip(*halves, strict=True)] == alone
+
+
+def test_held_cases_are_the_fetched_ones(tmp_path):
+    assert names(Feed(DATA, tmp_path, Place(), 1, hold=2), 0, 6) == names(Feed(DATA, tmp_path, Place(), 1), 0, 6)
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_cases(tmp_path):
+    alone = [case for batch in Feed(DATA, None, Place(), 1).batches(0, 3) for case, _ in batch]
+    helped = [case for batch in Feed(DATA, None, Place(), 1, workers=1).batches(0, 3) for case, _ in batch]
+    assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))

@@ -1,0 +1,167 @@
+"""A run that is stopped and resumed ends with the bits of one that was not; nothing is lost on the way."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+
+from koosh_models.losses import NonFiniteLossError
+from koosh_models.training import checkpoint
+from koosh_models.training.distributed import Ranks, ranks
+from koosh_models.training.estimate import needs
+from koosh_models.training.journal import rows
+from koosh_models.training.loop import Run
+from tests.models.training.small import recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cases")
+
+
+def run(folder, cache, *changes):
+    return Run(recipe(*changes), folder, cache, Ranks(), CPU)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    whole = run(tmp_path_factory.mktemp("whole"), cache)
+    outcome = whole.train()
+    return checkpoint.read(outcome.checkpoint)
+
+
+def same(a: checkpoint.State, b: checkpoint.State) -> bool:
+    pairs = ((a.network, b.network), (a.mean, b.mean), (a.optimizers, b.optimizers))
+    return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in pairs)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5, 6])
+def test_stopped_anywhere_and_resumed_ends_with_the_same_bits(tmp_path, cache, undisturbed, stop_at):
+    first = run(tmp_path, cache)
+
+    def interrupt(step: int, loss: float) -> None:
+        if step == stop_at:
+            first.stop(signal.SIGTERM, None)
+
+    outcome = first.train(interrupt)
+    assert outcome.stopped
+    assert outcome.step == stop_at
+    again = run(tmp_path, cache)
+    again.resume(checkpoint.newest(again.saves, again.print))
+    final = again.train()
+    assert not final.stopped
+    assert same(checkpoint.read(final.checkpoint), undisturbed)
+    steps = [int(row["step"]) for row in rows(tmp_path / "log.csv") if row["phase"] != "validation"]
+    assert steps == list(range(1, 8))
+
+
+def test_a_killed_run_goes_on_from_its_last_periodic_checkpoint(tmp_path, cache, undisturbed):
+    killed = run(tmp_path, cache)
+
+    def die(step: int, loss: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.train(die)
+    again = run(tmp_path, cache)
+    state = checkpoint.newest(again.saves, again.print)
+    assert state.step == 4
+    again.resume(state)
+    assert same(checkpoint.read(again.train().checkpoint), undisturbed)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, cache, undisturbed):
+    first = run(tmp_path, cache)
+    first.train()
+    last = sorted(first.saves.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:-40])
+    again = run(tmp_path, cache)
+    state = checkpoint.newest(again.saves, again.print)
+    assert state.step == 6
+    again.resume(state)
+    assert same(checkpoint.read(again.train().checkpoint), undisturbed)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, cache):
+    first = run(tmp_path, cache, "phases.0.steps=1", "phases.1.steps=1")
+    outcome = first.train()
+    with pytest.raises(ValueError, match="another recipe"):
+        checkpoint.read(outcome.checkpoint, run(tmp_path, cache, "training.ema=0.5").print)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, cache, monkeypatch):
+    first = run(tmp_path, cache)
+    first.save()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    first.step = 1
+    with pytest.raises(OSError, match="the one before it is whole"):
+        first.save()
+    assert [p.name for p in first.saves.iterdir()] == ["step-00000000.safetensors"]
+    assert checkpoint.newest(first.saves, first.print).step == 0
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_weights(tmp_path, cache):
+    broken = run(tmp_path, cache)
+
+    def poison(step: int, loss: float) -> None:
+        if step == 3:
+            for case, _ in broken.feed._held.values():
+                case.target.fill_(float("nan"))
+
+    broken.feed.hold = 2
+    with pytest.raises(NonFiniteLossError, match="head"):
+        broken.train(poison)
+    state = checkpoint.newest(broken.saves, broken.print)
+    assert state.step == 2
+    assert all(bool(torch.isfinite(t).all()) for t in state.network.values())
+
+
+def test_stages_are_warm_started_one_after_the_other(tmp_path, cache):
+    changed = run(tmp_path, cache, "phases.1.steps=1")
+    before = {k: v.clone() for k, v in changed.network.state_dict().items()}
+    seen = {}
+
+    def look(step: int, loss: float) -> None:
+        now = changed.network.state_dict()
+        seen[step] = {k.split(".")[1] for k in now if not torch.equal(now[k], before[k])}
+
+    changed.train(look)
+    assert seen[1] == seen[2] == {"0"}
+    assert seen[3] == {"0", "1"}
+
+
+@pytest.mark.parametrize("strategy", ["backprop", "checkpoint", "blockwise", "greedy", "sequential", "warmstart"])
+def test_the_loop_runs_every_strategy_and_the_weights_move(tmp_path, cache, strategy):
+    changed = run(tmp_path, cache, f"phases.1.strategy={strategy}", "phases.1.options={}", "phases.0.steps=1")
+    before = [p.detach().clone() for p in changed.network.parameters()]
+    changed.train()
+    assert any(not torch.equal(a, b) for a, b in zip(before, changed.network.parameters(), strict=True))
+
+
+def test_memory_is_known_before_the_run():
+    small = needs(recipe("phases.1.options={}", "training.memory_mb=1"))
+    large = needs(recipe("phases.1.options={}", "training.memory_mb=1", "data.matrix=[[24, 24, 24]]"))
+    assert all(need.total > 0 for need in small)
+    assert large[0].activations == pytest.approx(8 * small[0].activations, rel=0.01)
+
+
+def test_launchers_tell_the_rank_and_a_missing_variable_is_named():
+    assert ranks({}) == Ranks()
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "n1", "MASTER_PORT": "1"}
+    assert ranks(torchrun) == Ranks(1, 2, 0)
+    with pytest.raises(ValueError, match="RANK is set but not LOCAL_RANK"):
+        ranks({k: v for k, v in torchrun.items() if k != "LOCAL_RANK"})
+    with pytest.raises(ValueError, match="no MASTER_ADDR"):
+        ranks({k: v for k, v in torchrun.items() if k != "MASTER_ADDR"})
+    srun = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "1"}
+    assert ranks(srun) == Ranks()
+    assert ranks({**srun, "KOOSH_DISTRIBUTED": "1"}) == Ranks(1, 2, 1)
