@@ -109,12 +109,10 @@ class Canvas:
         if body.turn:
             sin, cos = np.float32(math.sin(body.turn)), np.float32(math.cos(body.turn))
             y, x = cos * y + sin * x, cos * x - sin * y
-        power = np.float32(body.power)
-        level = sum(np.abs(c / np.float32(r)) ** power for c, r in zip((z, y, x), body.radii, strict=True))
-        level = np.asarray(level, np.float32) ** np.float32(1 / body.power) - 1
+        level, size = superquadric((z, y, x), body.radii, body.power)
         if body.wobble:
             level = level - np.float32(body.wobble) * self.folds[window]
-        return window, soft(level * min(body.radii), self.voxel)
+        return window, soft(level * size, self.voxel)
 
     def paint(self, body: Body) -> None:
         """Replace what is there by the body."""
@@ -162,6 +160,18 @@ class Canvas:
             way = way / np.linalg.norm(way)
             points.append(points[-1] + way * reach / 5)
         return np.stack(points), way
+
+
+def superquadric(at: tuple[Array, Array, Array], radii: Point, power: float) -> tuple[Array, Array | float]:
+    """0 on the surface, -1 at the centre; and the factor that makes a distance of it near the surface."""
+    shares = [np.abs(c / np.float32(r)) for c, r in zip(at, radii, strict=True)]
+    norm = np.asarray(sum(u ** np.float32(power) for u in shares), np.float32) ** np.float32(1 / power)
+    if max(radii) < 2 * min(radii):
+        return norm - 1, min(radii)
+    # the length of the gradient differs from axis to axis; without it thin bodies blur along their long sides
+    steep = sum((u ** np.float32(power - 1) / np.float32(r)) ** 2 for u, r in zip(shares, radii, strict=True))
+    steep = np.sqrt(steep) / np.maximum(norm, np.float32(1e-3)) ** np.float32(power - 1)
+    return norm - 1, 1 / np.maximum(steep, np.float32(1 / max(radii)))
 
 
 def soft(level: Array, voxel: float) -> Array:
