@@ -15,17 +15,18 @@ import ismrmrd
 
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages import calibrate
-from koosh_gadgets.stages.ahead import Ahead
+from koosh_gadgets.stages.ahead import Ahead, Prefix
 from koosh_gadgets.stages.buffer import Volume, buffer, label
 from koosh_gadgets.stages.encoding import Encoding, encodings
 from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
 from koosh_gadgets.stages.image import Format, Result, images
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.reconstruct import Outcome, calibrated, gridded, reconstruct, sentence
-from koosh_gadgets.stages.trajectory import with_trajectory
+from koosh_gadgets.stages.trajectory import APART, with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
 from koosh_gadgets.stages.whiten import whiten
 from koosh_gadgets.wire.header import read_header
+from koosh_gadgets.wire.readouts import Readouts
 
 if TYPE_CHECKING:
     from koosh_models.calibration.maps import CoilMaps
@@ -57,11 +58,13 @@ class Job:
         self.form = dataclasses.replace(self.form, layout=self.settings.layout, kinds=("magnitude", *kinds))
         self.first_counter: int | None = None
 
-    def volumes(self, items: Iterable[object]) -> Iterator[Volume]:
-        """Whole volumes out of a stream of items."""
+    def volumes(self, items: Iterable[object], expected: Ahead | None = None) -> Iterator[Volume]:
+        """Whole volumes out of a stream of items; `expected` is shown the readouts as they come."""
         settings, journal = self.settings, self.journal
         white = whiten(unpacked(items), journal, settings.noise_adjusted, noise_bandwidth(self.parsed))
         placed = with_trajectory(white, self.spaces, settings, journal)
+        if expected is not None:
+            placed = shown(placed, expected)
         return buffer(placed, self.spaces, journal, settings.coils, settings.memory << 20, settings.preview)
 
     def images(self, items: Iterable[object], depth: int = 0) -> Generator[ismrmrd.Image, None, None]:
@@ -69,9 +72,13 @@ class Job:
 
         depth  volumes that may wait; 0: any number, so that a scanner is never held up
         """
-        expected = Ahead.of(self.spaces, self.settings)
-        for volume in in_background(self.volumes(items), depth):
-            yield from self.reconstructed(volume, expected)
+        expected = Ahead.of(self.spaces, self.settings, self.journal)
+        try:
+            for volume in in_background(self.volumes(items, expected), depth):
+                yield from self.reconstructed(volume, expected)
+        finally:
+            if expected is not None:
+                expected.close()
         log.info("%s: done; before + after the last readout: %s", self.journal.scan, self.journal.times())
 
     def reconstructed(self, volume: Volume, expected: Ahead | None = None) -> Iterator[ismrmrd.Image]:
@@ -91,18 +98,30 @@ class Job:
         with journal.timed("grid"):
             scan = scan_of(volume, place, journal)
         numbers = volume.heads["scan_counter"].astype("int64")[: scan.n_readouts] - (self.first_counter or 0)
+        expected = expected if expected is not None and expected.matches(scan) else None
         scan = calibrate.weighted(scan, numbers, settings, journal, expected)
-        maps = self._maps(scan)
         if volume.preview:
-            ready = calibrated(scan, maps, dataclasses.replace(settings, method="gridding"), journal)
-            return [(Outcome(gridded(scan, maps, ready.box), "gridding"), scan, PREVIEW_SERIES)]
-        ready = calibrated(scan, maps, settings, journal)
+            ready = calibrated(scan, self._maps(scan), dataclasses.replace(settings, method="gridding"), journal)
+            return [(Outcome(gridded(scan, ready.maps, ready.box), "gridding"), scan, PREVIEW_SERIES)]
+        prefix = self._prefix(scan, expected)
+        maps = prefix.maps if prefix is not None else self._maps(scan)
+        ready = calibrated(scan, maps, settings, journal, prefix)
         outcome = reconstruct(ready, settings, journal)
         found = [(outcome, scan, 1)]
         if settings.baseline and outcome.method == "unrolled":
             classical = reconstruct(ready, dataclasses.replace(settings, method="l1"), journal)
             found.append((classical, scan, BASELINE_SERIES))
         return found
+
+    def _prefix(self, scan: Scan, expected: Ahead | None) -> Prefix | None:
+        """Maps and kernel from the first part of the scan; a gated scan has weights of its own."""
+        if expected is None or self.settings.gating:
+            return None
+        try:
+            return expected.prefix(scan)
+        except ValueError as error:
+            log.info("%s: %s; the maps come from the whole scan", self.journal.scan, sentence(error))
+            return None
 
     def _maps(self, scan: Scan) -> CoilMaps | None:
         try:
@@ -145,6 +164,14 @@ class Job:
         if journal.truncated:
             found["koosh_truncated"] = journal.truncated
         return found
+
+
+def shown(items: Iterable[object], expected: Ahead) -> Iterator[object]:
+    """The same items, the imaging readouts among them shown to the work done ahead."""
+    for item in items:
+        if isinstance(item, Readouts) and not item.flagged(*APART).any():
+            expected.offer(item.data)
+        yield item
 
 
 def noise_bandwidth(header: ismrmrd.xsd.ismrmrdHeader) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def weighted(scan: Scan, numbers: np.ndarray, settings: Settings, journal: Journal, ahead: Ahead | None) -> Scan:
-    """The scan with density weights, those of a gating file multiplied in.
+    """The scan with density weights, those of a gating file multiplied in; `ahead` only where it matches the scan.
 
     numbers  (readout) scan_counter, counted from the first readout of the scan
     """
@@ -28,9 +28,8 @@ def weighted(scan: Scan, numbers: np.ndarray, settings: Settings, journal: Journ
 
     with journal.timed("density weights"):
         inside = scan.weights
-        ready = ahead.weights(scan) if ahead is not None and inside is None else None
-        if ready is not None:
-            weights = ready
+        if ahead is not None:
+            weights = ahead.weights()
         elif inside is None:
             weights = pipe_menon(scan.omega, scan.geometry.matrix)
         else:  # samples beyond the grid: weight 0, and no part in the density of the others

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import METHODS, Settings
+from koosh_gadgets.stages.ahead import EPS, Prefix
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.network import Unable
 
@@ -49,7 +50,9 @@ class Calibrated:
     box: Box | None = None
 
 
-def calibrated(scan: Scan, maps: CoilMaps | None, settings: Settings, journal: Journal) -> Calibrated:
+def calibrated(
+    scan: Scan, maps: CoilMaps | None, settings: Settings, journal: Journal, prefix: Prefix | None = None
+) -> Calibrated:
     """The scan with its normal equations, where a method needs them and they fit into memory."""
     from koosh_models.support import box_around
 
@@ -63,18 +66,26 @@ def calibrated(scan: Scan, maps: CoilMaps | None, settings: Settings, journal: J
         if budget and needed > budget:
             raise Unable(f"{needed >> 20} MiB needed, {settings.memory} MiB allowed")
         with journal.timed("problem"):
-            return Calibrated(scan, maps, problem_of(scan, maps, box), box)
+            return Calibrated(scan, maps, problem_of(scan, maps, box, prefix), box)
     except (Unable, MemoryError, RuntimeError) as error:
         journal.note(f"the iterative methods can't run: {sentence(error)}")
         return Calibrated(scan, maps, None, box)
 
 
-def problem_of(scan: Scan, maps: CoilMaps, box: Box) -> LinearProblem:
-    """The density-weighted normal equations inside the box."""
-    from koosh_models.physics.mri import non_cartesian
+def problem_of(scan: Scan, maps: CoilMaps, box: Box, prefix: Prefix | None) -> LinearProblem:
+    """The density-weighted normal equations inside the box; with a kernel prepared, only the adjoint is left to do."""
+    from koosh_models.physics.mri import non_cartesian, robust_scale
+    from koosh_models.physics.nufft import Nufft
+    from koosh_models.physics.problem import LinearProblem
+    from koosh_models.physics.sense import Sense, SenseNormal
     from koosh_models.support import boxed_maps, boxed_scan
 
-    return non_cartesian(boxed_scan(scan, box), boxed_maps(maps.maps, box))
+    inside, inside_maps = boxed_scan(scan, box), boxed_maps(maps.maps, box)
+    if prefix is None or prefix.kernel is None:
+        return non_cartesian(inside, inside_maps)
+    assert inside.weights is not None
+    b = Sense(inside_maps, Nufft(inside.omega, box.size, EPS), 4).adjoint(inside.kspace * inside.weights)
+    return LinearProblem(SenseNormal(inside_maps, prefix.kernel).normal, b, robust_scale(b))
 
 
 def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outcome:

@@ -1,0 +1,70 @@
+"""Work done while the scan runs changes nothing but the time of the image."""
+
+import random
+
+import numpy as np
+import pytest
+
+from koosh_gadgets.files import open_scan
+from koosh_gadgets.pipeline import Job
+from koosh_gadgets.settings import Settings
+from koosh_gadgets.stages.ahead import Ahead
+from koosh_gadgets.stages.journal import Journal
+from koosh_models.simulation.phantoms import phantom
+from koosh_models.simulation.recordfile import write_scan
+from koosh_models.simulation.simulate import simulate
+from koosh_models.simulation.trajectories import trajectory
+from tests.fakes.runs import volume
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A simulated 3D radial scan: header and single readouts."""
+    path = tmp_path_factory.mktemp("scan") / "scan.h5"
+    way = trajectory("radial3d", (24, 24, 24), 2.0)
+    anatomy = phantom("head", (24, 24, 24))
+    write_scan(path, simulate(anatomy.image, way, mask=anatomy.mask, n_coils=4, noise=0.01), way)
+    with open_scan(path) as file:
+        return file.xml, [a for block in file.blocks() for a in block.acquisitions()]
+
+
+def images(recorded, items=None, **settings):
+    xml, own = recorded
+    job = Job(xml, Settings(**{"method": "cg", **settings}), Journal())
+    return list(job.images(own if items is None else items)), job.journal
+
+
+def test_maps_and_kernel_are_ready_before_the_scan_ends_and_give_the_same_bits(recorded, monkeypatch):
+    early, journal = images(recorded)
+    assert "kernel" in {**journal.before, **journal.after}
+    monkeypatch.setattr(Ahead, "offer", lambda self, data: None)
+    late, _ = images(recorded)
+    assert [im.data.tobytes() for im in early] == [im.data.tobytes() for im in late]
+
+
+def test_shuffled_readouts_of_a_known_trajectory_give_the_same_image(recorded):
+    want = volume(images(recorded)[0])
+    mixed = recorded[1][16:]
+    random.Random(2).shuffle(mixed)
+    got = volume(images(recorded, recorded[1][:16] + mixed)[0])
+    assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max()
+
+
+def test_a_trajectory_that_is_not_the_expected_one_is_reconstructed_from_its_own(recorded):
+    found, journal = images(recorded, recorded[1][:200] + recorded[1][260:])
+    assert any("incomplete" in note for note in journal.notes)
+    assert np.isfinite(volume(found)).all()
+
+
+def test_readouts_without_trajectory_get_it_from_the_header(recorded):
+    import ismrmrd
+
+    bare = []
+    for a in recorded[1]:
+        head = a.getHead()
+        head.trajectory_dimensions = 0
+        bare.append(ismrmrd.Acquisition(head, a.data, np.zeros((a.number_of_samples, 0), np.float32)))
+    got, journal = images(recorded, bare)
+    want, _ = images(recorded)
+    assert [im.data.tobytes() for im in got] == [im.data.tobytes() for im in want]
+    assert any("computed from the header" in note for note in journal.notes)
