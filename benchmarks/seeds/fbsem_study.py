@@ -23,7 +23,8 @@ from koosh_models.strategies.sequential import Sequential
 from koosh_models.strategies.strategy import Strategy
 
 SMOOTHINGS_MM = (0.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-STRENGTHS = (0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+SCALARS = 10.0
+STRENGTHS = (0.003, 0.01, 0.03, 0.06, 0.12, 0.25)
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,12 @@ def fit(
     steps: int,
     seed: int,
 ) -> None:
-    """Adam over one cycle of the learning rate."""
+    """Adam over one cycle of the learning rate; gammas have further to go than kernels and take longer steps."""
     parameters = [p for phase in strategy.phases(network) for p in phase]
-    optimizer = torch.optim.Adam(parameters, lr=plan.rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.rate, total_steps=steps)
+    kernels, gammas = [p for p in parameters if p.ndim], [p for p in parameters if not p.ndim]
+    rates = [plan.rate, SCALARS * plan.rate]
+    optimizer = torch.optim.Adam([{"params": kernels}, {"params": gammas}])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
     drawn = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
@@ -143,7 +146,7 @@ def errors(network: Unrolled, examples: Sequence[Example]) -> Tensor:
 
 
 @torch.no_grad()
-def baselines(examples: Sequence[Example], updates: int = 120) -> dict[str, Tensor]:
+def baselines(examples: Sequence[Example], updates: int = 72, priors_too: bool = True) -> dict[str, Tensor]:
     """(scan) errors of OSEM, each tuned in its own way.
 
     best-stopped and best-smoothed choose update and filter for every scan by its truth: no method could choose better.
@@ -156,15 +159,14 @@ def baselines(examples: Sequence[Example], updates: int = 120) -> dict[str, Tens
         stopped.append(min(error(x, e.truth) for x in images))
         late = images[11::12]
         filtered.append(min(error(smoothed(x, mm, voxel), e.truth) for x in late for mm in SMOOTHINGS_MM))
-        priors.append(maps(e, voxel, updates // 12))
-    table = torch.tensor(priors)  # (scan, kind, strength)
-    best = table.mean(0).argmin(1)
-    return {
-        "OSEM, best-stopped": torch.tensor(stopped),
-        "OSEM, best-smoothed": torch.tensor(filtered),
-        "MAP-EM, quadratic": table[:, 0, best[0]],
-        "MAP-EM, Bowsher with MR": table[:, 1, best[1]],
-    }
+        if priors_too:
+            priors.append(maps(e, voxel, updates // 12))
+    found = {"OSEM, best-stopped": torch.tensor(stopped), "OSEM, best-smoothed": torch.tensor(filtered)}
+    if priors_too:
+        table = torch.tensor(priors)  # (scan, kind, strength)
+        best = table.mean(0).argmin(1)
+        found |= {"MAP-EM, quadratic": table[:, 0, best[0]], "MAP-EM, Bowsher with MR": table[:, 1, best[1]]}
+    return found
 
 
 def maps(e: Example, voxel: tuple[float, ...], iterations: int) -> list[list[float]]:

@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from koosh_models.physics.pet.prior import access_order, fuse, relative
 from koosh_models.physics.problem import EmissionProblem, Problem
 
-# Adam moves a parameter by about its rate each step: a strength that has to change by some units needs a finer unit.
-SHARPNESS = 10.0
-
 
 class Strength(nn.Module):
     """gamma >= 0, how much the regularized image counts against the data; free of units, 0 means not at all."""
@@ -26,11 +23,11 @@ class Strength(nn.Module):
             raise ValueError(f"gamma is {gamma}, wanted a number >= 0")
         # softplus of -1e4 is exactly 0 in every precision, and its slope too; unlike minus infinity it can be stored
         inverse = gamma + math.log(-math.expm1(-gamma)) if gamma > 0 else -1e4
-        self.raw = nn.Parameter(torch.tensor(inverse / SHARPNESS))
+        self.raw = nn.Parameter(torch.tensor(inverse))
 
     def forward(self) -> Tensor:
         """gamma, a scalar."""
-        return nn.functional.softplus(SHARPNESS * self.raw)
+        return nn.functional.softplus(self.raw)
 
 
 class EmissionStep(nn.Module):
