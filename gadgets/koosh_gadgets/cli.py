@@ -19,6 +19,7 @@ COMMANDS = (
     "replay",
     "pet",
     "serve",
+    "dicom",
 )
 """Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
 

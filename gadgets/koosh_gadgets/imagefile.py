@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import h5py
+import ismrmrd
 import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
+from ismrmrd.hdf5 import image_header_dtype
 from numpy.typing import NDArray
 
 from koosh_gadgets.dicom.geometry import DIRECTION_TOLERANCE, Floats, from_affine
@@ -76,6 +78,29 @@ def read_series(path: str | Path, group: str = "dataset") -> list[Series]:
         raise ValueError(f"{path.name} holds no images; was it written by `koosh replay -o`?")
     numbers = sorted({int(part.head["image_series_index"]) for part in found})
     return [_series([part for part in found if part.head["image_series_index"] == n], header, n) for n in numbers]
+
+
+def series_of(images: Iterable[ismrmrd.Image], header: str = "") -> list[Series]:
+    """Every series among images in memory, as `read_series` gives them from a file; positions must be true centres."""
+    found = [
+        _Image(
+            np.frombuffer(bytes(image.getHead()), image_header_dtype)[0], _one(image), meta_of(image.attribute_string)
+        )
+        for image in images
+    ]
+    numbers = sorted({int(part.head["image_series_index"]) for part in found})
+    return [_series([part for part in found if part.head["image_series_index"] == n], header, n) for n in numbers]
+
+
+def _record(image: ismrmrd.Image) -> np.void:
+    """The header as it is in a file."""
+    return np.frombuffer(bytes(image.getHead()), image_header_dtype)[0]
+
+
+def _one(image: ismrmrd.Image) -> NDArray[np.generic]:
+    if image.data.shape[0] != 1:
+        raise ValueError(f"an image has {image.data.shape[0]} channels; combine them first, DICOM has one")
+    return _plain(image.data[0])
 
 
 @dataclass(frozen=True, eq=False)

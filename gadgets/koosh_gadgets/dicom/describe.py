@@ -120,6 +120,7 @@ def method(source: Series) -> str:
         "weights": source.meta.get("koosh_weights"),
         "sha256": source.meta.get("koosh_weights_sha256"),
         "acceleration": source.meta.get("koosh_acceleration"),
+        "readouts": source.meta.get("koosh_readouts"),
     }
     return "; ".join(f"{name} {value}" for name, value in words.items() if value) or "method not recorded"
 
@@ -183,7 +184,10 @@ def base(subject: Subject) -> Dataset:
 
 def derivation(subject: Subject) -> str:
     """How the image came to be, in one paragraph."""
-    return cleaned("ST", f"{WARNING}. Reconstructed by {software()} from raw data; {method(subject.source)}.")
+    made = f"{WARNING}. Reconstructed by {software()} from raw data; {method(subject.source)}."
+    meta = subject.source.meta
+    asides = [f"{name}: {meta[f'koosh_{name}']}." for name in ("truncated", "fallback") if meta.get(f"koosh_{name}")]
+    return cleaned("ST", " ".join([made, *asides]))
 
 
 def _equipment(subject: Subject) -> Dataset:

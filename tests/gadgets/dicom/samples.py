@@ -57,6 +57,16 @@ def series(name: str = "triple_oblique", matrix: tuple[int, int, int] = (7, 10, 
 
 def save(path: Path, source: Series, as_slices: bool = True, **head: object) -> Path:
     """An ISMRMRD image file as a reconstruction writes it: 2D slices or one 3D image of every frame."""
+    with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as file:
+        if source.header:
+            file.write_xml_header(source.header.encode())
+        for image in images_of(source, as_slices, **head):
+            file.append_image(f"image_{source.number}", image)
+    return path
+
+
+def images_of(source: Series, as_slices: bool = True, **head: object) -> list[ismrmrd.Image]:
+    """The ISMRMRD images of a series."""
     place, images = source.geometry, []
     through = np.array(place.slice_dir) * place.voxel_mm[0]
     for frame, volume in enumerate(source.frames):
@@ -75,12 +85,7 @@ def save(path: Path, source: Series, as_slices: bool = True, **head: object) -> 
             for key, value in head.items():
                 setattr(image, key, value)
             images.append(image)
-    with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as file:
-        if source.header:
-            file.write_xml_header(source.header.encode())
-        for image in images:
-            file.append_image(f"image_{source.number}", image)
-    return path
+    return images
 
 
 def damage(path: Path, change: str) -> None:

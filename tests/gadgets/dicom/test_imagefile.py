@@ -3,9 +3,9 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from koosh_gadgets.imagefile import Series, meta_of, read_series
+from koosh_gadgets.imagefile import Series, meta_of, read_series, series_of
 from koosh_models.scan import Geometry
-from tests.gadgets.dicom.samples import META, PLANE, damage, phantom, save, series
+from tests.gadgets.dicom.samples import META, PLANE, damage, images_of, phantom, save, series
 from tests.gadgets.orientations import NAMES
 
 FIELDS = ("fov_mm", "position_mm", "read_dir", "phase_dir", "slice_dir")
@@ -22,6 +22,15 @@ def test_a_volume_comes_back_with_its_geometry_from_slices_and_from_one_image(tm
         assert np.allclose(getattr(back.geometry, field), getattr(source.geometry, field), atol=3e-5)
     assert back.header == source.header
     assert back.meta == META
+
+
+@pytest.mark.parametrize("as_slices", [True, False])
+def test_images_in_memory_give_what_their_file_gives(tmp_path, as_slices):
+    source = series()
+    (from_file,) = read_series(save(tmp_path / "i.h5", source, as_slices))
+    (in_memory,) = series_of(images_of(source, as_slices), source.header)
+    assert (in_memory.volume == from_file.volume).all()
+    assert (in_memory.geometry, in_memory.meta) == (from_file.geometry, from_file.meta)
 
 
 def test_series_stay_apart_and_keep_number_and_kind(tmp_path):
