@@ -84,7 +84,11 @@ class Outbox:
         failed = 0
         while not self.stop.is_set():
             self.wake.clear()
-            failed = failed + 1 if self.drain() else 0
+            try:
+                failed = failed + 1 if self.drain() else 0
+            except OSError as error:  # the folder itself; what lies in it is still there when it is back
+                log.error("outbox %s can't be read: %s", self.folder, error.strerror or error)
+                failed += 1
             self.wake.wait(min(LONGEST_WAIT_S, 2.0**failed) if failed else LONGEST_WAIT_S)
 
     @contextlib.contextmanager

@@ -136,7 +136,8 @@ def test_one_refused_object_is_named_and_does_not_hold_up_the_others(files, stat
     assert len(pacs.held) == 6
 
 
-def test_an_archive_with_room_for_one_association_takes_everything(tmp_path):
+def test_an_archive_with_room_for_one_association_takes_everything(tmp_path, monkeypatch):
+    monkeypatch.setattr(sending, "LONGEST_WAIT_S", 0.5)
     files = write_series(series(matrix=(64, 4, 4)), tmp_path)
     with Pacs(largest=1).running() as pacs:
         outcome = push(files, pacs.archive)
