@@ -17,15 +17,12 @@ from koosh_gadgets.dicom.verify import commit, present
 from koosh_gadgets.dicom.write import write_series
 from koosh_gadgets.imagefile import Series
 from koosh_models.scan import Geometry
+from tests.gadgets.dicom.pacs import QUIET
 from tests.gadgets.dicom.samples import META, header, phantom, series
 from tests.gadgets.orientations import NAMES
 from tests.system.orthanc import orthanc
 
-pytestmark = [
-    pytest.mark.system,
-    # pynetdicom drops a socket that could not be connected (the server died just then) without closing it
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = [pytest.mark.system, QUIET]
 
 
 @pytest.fixture(autouse=True)

@@ -155,13 +155,13 @@ def _why(opened: Association, archive: Archive) -> Unreachable | Refused:
         return Refused(
             f"{archive.name} accepts none of {sorted({c.abstract_syntax.name for c in opened.rejected_contexts})}"
         )
-    return Unreachable(f"{archive.name} answers no association: is it a DICOM port, and does it speak TLS or not?")
+    return Unreachable(f"{archive.name} can't be reached: {_knock(archive)}")
 
 
-def knock(archive: Archive) -> None:
-    """`Unreachable`, with the reason, where nobody listens: an association that fails doesn't tell why."""
+def _knock(archive: Archive) -> str:
+    """Why not: the result of an association that failed doesn't tell."""
     try:
         socket.create_connection((archive.host, archive.port), min(10.0, archive.timeout_s)).close()
     except OSError as error:
-        reason = f"{error.strerror or error}; is it running, and are host and port right?"
-        raise Unreachable(f"{archive.name} can't be reached: {reason}") from error
+        return f"{error.strerror or error}; is it running, and are host and port right?"
+    return "it takes connections but answers no association; is it a DICOM port, and does it speak TLS or not?"

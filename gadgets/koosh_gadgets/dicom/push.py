@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.status import code_to_category
 
-from koosh_gadgets.dicom.archive import Archive, Item, Refused, Unreachable, association, item, knock
+from koosh_gadgets.dicom.archive import Archive, Item, Refused, Unreachable, association, item
 from koosh_gadgets.dicom.verify import commit, present
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,6 @@ class _Sender:
         claimed = [items[uid] for uid in sorted(self.stored)]
         for failed in range(1, attempts + 1):
             try:
-                knock(self.archive)
                 return present(claimed, self.archive) if port is None else commit(claimed, self.archive, port)
             except Unreachable as error:
                 self.wait(error, failed, attempts)
@@ -177,10 +176,6 @@ class _Sender:
 
     def round(self, pending: list[Item]) -> Unreachable | None:
         """Send what is pending over as many associations as pay; the error that ended it, if one did."""
-        try:
-            knock(self.archive)
-        except Unreachable as error:
-            return error
         queue = collections.deque(pending)
         lanes = max(1, min(self.lanes, len(pending) // PER_LANE))
         with ThreadPoolExecutor(lanes) as pool:

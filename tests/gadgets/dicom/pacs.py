@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, evt
@@ -12,6 +13,8 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from koosh_gadgets.dicom.archive import Archive
 
+# pynetdicom drops a socket that could not be connected without closing it
+QUIET = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 FIND = StudyRootQueryRetrieveInformationModelFind
 
 

@@ -11,8 +11,10 @@ from koosh_gadgets.dicom import outbox as module
 from koosh_gadgets.dicom.archive import Archive
 from koosh_gadgets.dicom.outbox import Outbox
 from koosh_gadgets.dicom.write import write_series
-from tests.gadgets.dicom.pacs import Pacs, free_port
+from tests.gadgets.dicom.pacs import QUIET, Pacs, free_port
 from tests.gadgets.dicom.samples import header, series
+
+pytestmark = QUIET
 
 
 @pytest.fixture

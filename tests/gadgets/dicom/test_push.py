@@ -8,8 +8,10 @@ from koosh_gadgets.dicom import push as sending
 from koosh_gadgets.dicom.archive import Archive, Refused, Unreachable, address, item
 from koosh_gadgets.dicom.push import Journal, files_of, push
 from koosh_gadgets.dicom.write import write_series
-from tests.gadgets.dicom.pacs import Pacs, free_port
+from tests.gadgets.dicom.pacs import QUIET, Pacs, free_port
 from tests.gadgets.dicom.samples import series
+
+pytestmark = QUIET
 
 
 @pytest.fixture
