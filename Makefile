@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all test-rest lint clean
 
 setup: $(READY)
 
@@ -20,7 +20,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow and not system and not gpu"
 
-test-all: test
+test-all: test test-rest
+
+test-rest: $(READY)
 	$(BIN)/python -m pytest -q -m "(slow or system) and not gpu"
 
 lint: $(READY)
