@@ -7,6 +7,7 @@ the one step that the paper needed its whole card for: 450 x 300 x 450, 12 coils
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,7 @@ from koosh_models.networks.stage import Precision
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.strategies import Backprop, Blockwise, Checkpoint, Strategy
 
+TWO = ("backprop", "blockwise, device")
 MODULE = "benchmarks.seeds.blockwise"
 NET = Dims(ndim=3, stages=8, features=32, layers=5, consistency="gradient", start="adjoint")  # about the paper's
 
@@ -50,18 +52,18 @@ def gradient(strategy: Strategy, network: Unrolled, case: Case) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
-def memory(n: int, tile: int, precision: Precision, fresh: bool = True) -> list[Row]:
-    """Bytes of a step at n^3, 8 stages, all strategies."""
+def memory(n: int, tile: int, precision: Precision, names: tuple[str, ...], fresh: bool = True) -> list[Row]:
+    """Bytes of a step at n^3, 8 stages; the first strategy named is what the others are compared with."""
     dims = replace(NET, precision=precision)
     making = (cartesian, ("chest", (n, n, n), 4, 4, 0))
     rows, plain = [], None
     strategies: dict[str, Strategy] = {
         "backprop": Backprop(),
+        "checkpoint": Checkpoint(),
         "blockwise, device": Blockwise(tile=tile),
+        "blockwise, host": Blockwise(tile=tile, boundaries="host"),
     }
-    if fresh:
-        strategies |= {"blockwise, host": Blockwise(tile=tile, boundaries="host"), "checkpoint": Checkpoint()}
-    for name, strategy in strategies.items():
+    for name, strategy in ((name, strategies[name]) for name in names):
         seen = cost(strategy, dims, making, fresh=fresh)
         label = f"{name}, {n}^3, {precision}"
         rows.append(Row(f"{label}: held by autograd", megabytes(seen.held), "MiB"))
@@ -155,9 +157,13 @@ def full_size(shape: tuple[int, int, int], tile: int) -> list[Row]:
     ]
 
 
+TABLES = ("exactness", "time", "radial", "memory", "large", "depth")
+
+
 def main() -> None:
     """Run, print, write."""
     parser = arguments(__doc__ or "")
+    parser.add_argument("--only", choices=TABLES, help="one table")
     parser.add_argument("--full-size", action="store_true", help="one step at 450 x 300 x 450, up to two hours")
     parser.add_argument("--shape", type=int, nargs=3, default=(450, 300, 450), help="another size for --full-size")
     chosen = parser.parse_args()
@@ -173,18 +179,19 @@ def rows_of(chosen: argparse.Namespace) -> list[Row]:
     if chosen.quick:
         return [
             *exactness((20, 20, 20)),
-            *memory(48, 24, "fp32", fresh=False),
+            *memory(48, 24, "fp32", TWO, fresh=False),
             *depth(24, 12, (5, 10), fresh=False),
             *step_time(48, (24, 48), 1),
         ]
-    return [
-        *exactness((32, 32, 32)),
-        *memory(64, 32, "fp32"),
-        *memory(128, 32, "bf16"),
-        *depth(48, 16, (5, 10, 20)),
-        *step_time(96, (32, 64, 96), 2),
-        *mostly_consistency(64, 32),
-    ]
+    tables: dict[str, Callable[[], list[Row]]] = {
+        "exactness": lambda: exactness((32, 32, 32)),
+        "time": lambda: step_time(96, (32, 64, 96), 1),
+        "radial": lambda: mostly_consistency(64, 32),
+        "memory": lambda: memory(64, 32, "fp32", ("backprop", "checkpoint", *TWO[1:], "blockwise, host")),
+        "large": lambda: memory(128, 32, "bf16", TWO),
+        "depth": lambda: depth(32, 16, (5, 20)),
+    }
+    return [row for name in TABLES if chosen.only in (None, name) for row in tables[name]()]
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class Invertible:
     """
 
     tile: int | tuple[int, ...] | None = None
-    tolerance: float = 3e-4
+    tolerance: float = 1e-4
     steps: int = 30
     lipschitz: float | None = 0.9
     objective: Objective = field(default_factory=Objective)
