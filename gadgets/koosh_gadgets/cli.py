@@ -16,6 +16,7 @@ COMMANDS = (
     "convert",
     "weights",
     "train",
+    "evaluate",
     "replay",
     "pet",
     "serve",

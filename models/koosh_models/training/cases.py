@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from koosh_models.physics.mri import non_cartesian
+from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.reconstruct import calibrate, with_weights
 from koosh_models.scan import Geometry, Scan
@@ -47,10 +47,24 @@ class Case:
 
     def problem(self, device: torch.device | str = "cpu") -> LinearProblem:
         """The measurement as networks and baselines see it."""
-        return replace(non_cartesian(self.scan.to(device), self.maps.to(device)), name=self.name)
+        scan, maps = self.scan.to(device), self.maps.to(device)
+        return replace(self._linear(scan, maps), name=self.name)
+
+    def _linear(self, scan: Scan, maps: Tensor) -> LinearProblem:
+        if not self.on_grid:
+            return dynamic(scan, maps) if scan.n_frames is not None else non_cartesian(scan, maps)
+        kspace, mask = gridded(scan)
+        return cartesian_series(kspace, mask, maps) if scan.n_frames is not None else cartesian(kspace, mask, maps)
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether the samples lie on the image's own grid of k-space."""
+        return str(self.facts["family"]).endswith(("cartesian", "cartesian3d"))
 
     def inside(self) -> Case:
         """The same case in the bounding box of its object, as scans are reconstructed."""
+        if self.on_grid:  # a box would leave the grid, and a transform of the whole is cheap there
+            return self
         box = box_around(self.maps.abs().amax(0) > 0)
         return replace(
             self,
@@ -59,6 +73,25 @@ class Case:
             target=box.cut(self.target),
             mask=box.cut(self.mask),
         )
+
+
+def gridded(scan: Scan) -> tuple[Tensor, Tensor]:
+    """k-space (.., coil, *matrix) and mask (.., *matrix) of samples that lie on the grid."""
+    matrix, frames = scan.geometry.matrix, scan.n_frames or 1
+    coils, axes = scan.n_coils, len(matrix)
+    sizes = torch.tensor(matrix, dtype=scan.omega.dtype, device=scan.omega.device)
+    omega = scan.omega.reshape(frames, axes, -1)
+    index = (omega * sizes[:, None] / (2 * math.pi)).round().long() + (sizes.long() // 2)[:, None]
+    kspace = scan.kspace.new_zeros(frames, coils, math.prod(matrix))
+    mask = torch.zeros(frames, math.prod(matrix), device=scan.omega.device)
+    for frame in range(frames):
+        at = torch.zeros_like(index[frame, 0])
+        for axis, n in enumerate(matrix):
+            at = at * n + index[frame, axis] % n
+        kspace[frame][:, at] = scan.kspace.reshape(frames, coils, -1)[frame]
+        mask[frame][at] = 1
+    kspace, mask = kspace.reshape(frames, coils, *matrix), mask.reshape(frames, *matrix)
+    return (kspace, mask) if scan.n_frames is not None else (kspace[0], mask[0])
 
 
 def sources(data: Data) -> list[Source]:
@@ -92,7 +125,7 @@ def draw(data: Data, split: str, index: int, known: list[Source] | None = None) 
     image = anatomy(source, matrix, rng, data.frames)
     made = simulate(
         image.image, path, mask=image.mask, n_coils=coils, noise=noise, seed=int(rng.integers(2**31)),
-        geometry=Geometry(matrix, tuple(240.0 * n / max(matrix) for n in matrix)),
+        geometry=Geometry(matrix, tuple(data.fov_mm * n / max(matrix) for n in matrix)),
     )  # fmt: skip
     scan = with_weights(made.scan)
     maps, target = made.maps, made.truth
@@ -149,6 +182,6 @@ def read_case(path: Path) -> Case:
     with safe_open(str(path), framework="pt") as file:
         head = json.loads(file.metadata()["case"])
         t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    geometry = Geometry(tuple(t["target"].shape), tuple(head["fov_mm"]))
+    geometry = Geometry(tuple(t["maps"].shape[1:]), tuple(head["fov_mm"]))
     scan = Scan(t["kspace"], t["omega"], geometry, head["readout"], t["weights"])
     return Case(head["name"], scan, t["maps"], t["target"], t["mask"], head["facts"])

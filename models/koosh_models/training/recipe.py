@@ -45,7 +45,7 @@ class Data(Strict):
     phantom_share  of the training cases, where there are volumes too
     validation     subjects or files held out, besides those that the files mark so
     trajectory     families, one drawn for each case
-    matrix         sizes, one drawn for each case
+    matrix         sizes, one drawn for each case; its longest axis spans fov_mm
     acceleration, noise, coils   lowest and highest; acceleration is drawn evenly on a logarithmic scale
     maps           "estimated" from the scan, as at the scanner, or the "true" ones
     target         the "truth", or the image after so many "iterates" of a fully sampled scan
@@ -61,6 +61,7 @@ class Data(Strict):
     trajectory: tuple[str, ...] = ("radial3d",)
     matrix: tuple[tuple[int, ...], ...] = ((64, 64, 64),)
     frames: int = Field(default=8, ge=1)
+    fov_mm: float = Field(default=240.0, gt=0)
     acceleration: Interval = (6.0, 20.0)
     noise: Interval = (0.0, 0.04)
     coils: tuple[int, int] = (4, 12)
@@ -146,7 +147,11 @@ class Training(Strict):
 
 
 class Recipe(Strict):
-    """Everything a training run depends on."""
+    """Everything a training run depends on.
+
+    accepts  ranges of scans the network may be used for, where wider than what it is trained on; goes to the card
+    sizes    named sets of changes, such as one of test size
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     description: str = ""
@@ -156,7 +161,18 @@ class Recipe(Strict):
     data: Data = Field(default_factory=Data)
     phases: tuple[Phase, ...] = Field(min_length=1)
     training: Training = Field(default_factory=Training)
+    accepts: dict[str, tuple[float, float]] = {}
     sizes: dict[str, dict[str, Any]] = {}
+
+    @field_validator("accepts")
+    @classmethod
+    def ranges(cls, value: dict[str, Interval]) -> dict[str, Interval]:
+        """Refuse names that a card has no range for."""
+        known = ("acceleration", "matrix", "voxel_mm", "coils")
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+        return value
 
     @model_validator(mode="after")
     def fitting(self) -> Recipe:

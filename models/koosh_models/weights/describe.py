@@ -75,6 +75,8 @@ def acceleration(readouts: Tensor, matrix: tuple[int, ...], family: str) -> floa
     step = (readouts[:, :, 1:] - readouts[:, :, :-1]).norm(dim=0)
     # the last sample of a full diameter stands one step short of the edge
     radii = float(step.sum() + step.mean(1).sum()) / math.pi if step.numel() else float(readouts.shape[1])
+    if family.startswith("stack"):  # every partition is a scan of its own plane
+        return math.pi * matrix[0] * math.sqrt(matrix[1] * matrix[2]) / max(radii, 1e-9)
     size = math.prod(matrix) ** (1 / len(matrix))
     return math.pi * size ** (len(matrix) - 1) / max(radii, 1e-9)
 

@@ -123,8 +123,9 @@ def test_a_scan_tells_its_family_and_acceleration(family):
         assert seen.acceleration == pytest.approx(4, rel=0.15)
 
 
-def test_radial_acceleration_is_exact():
+def test_radial_acceleration_is_exact_in_cubes_and_slabs():
     assert describe(scan_of("radial3d", (32, 32, 32), 12)).acceleration == pytest.approx(12, rel=0.01)
+    assert describe(scan_of("stack_of_stars", (8, 32, 32), 5)).acceleration == pytest.approx(5, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""`koosh evaluate`: networks beside gridding, CG-SENSE and L1-wavelet on subjects that no network was trained on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from koosh_models.networks.unrolled import Unrolled
+    from koosh_models.training.cases import Case
+    from koosh_models.training.recipe import Data
+    from koosh_models.training.validate import Score
+
+log = logging.getLogger(__name__)
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    p = subparsers.add_parser("evaluate", help="compare networks with the classical methods", description=__doc__)
+    p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="name, file or run folder; none: the methods alone")
+    p.add_argument("--recipe", help="whose data is used; that of the first network where not given")
+    p.add_argument("--data", metavar="FOLDER", help="of volumes (.npz) instead of the recipe's")
+    p.add_argument("--against", default="l1,cg,gridding", help="classical methods (%(default)s)")
+    p.add_argument("--benchmark", action="store_true", help="R = 12, 8 coils, 2 %% noise, whatever the recipe says")
+    p.add_argument("--acceleration", type=float, metavar="R")
+    p.add_argument("--noise", type=float, metavar="SHARE")
+    p.add_argument("--coils", type=int)
+    p.add_argument("--matrix", type=int, nargs="+", metavar="N", help="one size, or one for each axis")
+    p.add_argument("--cases", type=int, metavar="N", help="the recipe's number where not given")
+    p.add_argument("--report", metavar="FILE.html")
+    p.add_argument("--json", metavar="FILE", help="every number")
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, print the means, write what was asked for."""
+    from koosh_models.training.feed import validation_cases
+    from koosh_models.training.report import comparison, page
+    from koosh_models.training.validate import compare, means
+
+    networks, data = loaded(arguments)
+    cases = validation_cases(data, None, arguments.cases or data.validation_cases)
+    against = [name for name in arguments.against.split(",") if name]
+    scores = compare(cases, against, networks)
+    sys.stdout.write(f"{'method':24}{'PSNR dB':>9}{'SSIM':>8}{'NRMSE':>8}{'HFEN':>8}{'s':>8}\n")
+    for method, v in means(scores).items():
+        line = f"{method:24}{v['psnr']:9.2f}{v['ssim']:8.4f}{v['nrmse']:8.4f}{v['hfen']:8.4f}{v['seconds']:8.2f}"
+        sys.stdout.write(line + "\n")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(numbers(scores, cases), indent=1) + "\n")
+    if arguments.report:
+        Path(arguments.report).write_text(page("koosh evaluate", comparison(scores, cases)))
+    return 0
+
+
+def loaded(arguments: argparse.Namespace) -> tuple[dict[str, Unrolled], Data]:
+    """The networks by name, and the data they are compared on."""
+    from koosh_models.training.recipe import Recipe, read, recipe_path
+
+    networks, recipe = {}, None
+    for name in arguments.weights:
+        network, shown, own = network_of(name)
+        networks[shown] = network
+        recipe = recipe or own
+    if arguments.recipe:
+        recipe = read(recipe_path(arguments.recipe))
+    if recipe is None:
+        recipe = read(recipe_path("radial3d_blockwise"), size="small")
+    assert isinstance(recipe, Recipe)
+    return networks, conditions(recipe.data, arguments)
+
+
+def network_of(name: str) -> tuple[Unrolled, str, object]:
+    """A network of a run folder, a file or the zoo, what to call it, and the recipe on its card where there is one."""
+    from koosh_models import weights
+    from koosh_models.training import export
+    from koosh_models.training.recipe import Recipe
+
+    if (Path(name) / "recipe.json").is_file():
+        network, recipe, step = export.network_of(Path(name))
+        return network, f"{Path(name).name}@{step}", recipe
+    network, card = weights.load(name)
+    return network, card.name, Recipe.model_validate_json(card.recipe) if card.recipe else None
+
+
+def conditions(data: Data, arguments: argparse.Namespace) -> Data:
+    """The recipe's data with what the command line changes."""
+    changes: dict[str, object] = {}
+    if arguments.data:
+        changes["volumes"] = arguments.data
+    if arguments.benchmark:
+        changes |= {"validation_acceleration": 12.0, "validation_noise": 0.02, "validation_coils": 8}
+    for name in ("acceleration", "noise", "coils"):
+        if (value := getattr(arguments, name)) is not None:
+            changes[f"validation_{name}"] = value
+    if arguments.matrix:
+        sizes = arguments.matrix * len(data.matrix[0]) if len(arguments.matrix) == 1 else arguments.matrix
+        changes["matrix"] = (tuple(sizes),)
+    return type(data).model_validate({**data.model_dump(), **changes})
+
+
+def numbers(scores: list[Score], cases: list[Case]) -> list[dict[str, object]]:
+    """Every number with the conditions of its case."""
+    facts = {case.name: case.facts for case in cases}
+    return [
+        {"case": s.case, "method": s.method, "seconds": s.seconds, **s.values, "conditions": facts[s.case]}
+        for s in scores
+    ]
