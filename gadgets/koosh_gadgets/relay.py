@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import queue
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -105,6 +106,40 @@ class Answers:
             raise Died("the reconstruction process died")
         if self.error is not None:
             raise self.error
+
+
+class Feeder:
+    """Sends messages to the worker from a queue, so that neither its start nor its load ever holds a client up."""
+
+    def __init__(self, worker: Worker, scan: str, sink: Sink) -> None:
+        self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._worker, self._scan, self._sink = worker, scan, sink
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="koosh-feed", daemon=True)
+        self._thread.start()
+
+    def put(self, raw: bytes | memoryview) -> None:
+        """One message; it is copied, since the client's buffer goes on to the next."""
+        self._messages.put(bytes(raw))
+
+    def _run(self) -> None:
+        try:
+            with self._worker.open(self._scan) as sock:
+                answers = Answers(sock, self._sink)
+                with contextlib.suppress(OSError):  # a worker that is gone is noticed by its answers
+                    while (raw := self._messages.get()) is not None:
+                        sock.sendall(raw)
+                    sock.shutdown(socket.SHUT_WR)
+                answers.join()
+        except (WireError, RuntimeError) as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """No more messages: wait for the worker's close message. Without a close message of ours it makes no image."""
+        self._messages.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def parameters_message(values: dict[str, str]) -> bytes:

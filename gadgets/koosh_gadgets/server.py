@@ -14,19 +14,18 @@ from types import FrameType
 
 from koosh_gadgets.config import Configuration
 from koosh_gadgets.relay import (
-    Answers,
     Client,
     Died,
+    Feeder,
     ToClient,
     deliver_later,
-    feed,
     pump,
     reconstruct_recording,
     truncation_message,
 )
 from koosh_gadgets.spool import Recording, new_name
 from koosh_gadgets.wire import messages
-from koosh_gadgets.wire.errors import Cut, WireError
+from koosh_gadgets.wire.errors import WireError
 from koosh_gadgets.workers import Worker
 
 log = logging.getLogger(__name__)
@@ -138,26 +137,26 @@ class Server:
     def _at_once(self, client: Client, name: str, recording: Recording | None) -> None:
         """Stream to the worker while the client sends; images go back as they come."""
         sink = ToClient(client.output)
-        with self.worker.open(name) as sock:
-            answers = Answers(sock, sink)
-            feed(sock, client.first)
-            if recording is not None and recording.warning:
-                client.tell(f"koosh {name}: {recording.warning}", failure=False)
-            try:
-                reason = pump(client, recording, lambda raw: feed(sock, [raw]))
-            except WireError:
-                self._ended(recording, complete=False, reason="the peer left or broke the protocol")
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_WR)
-                with contextlib.suppress(WireError):
-                    answers.join()
-                raise
-            self._ended(recording, complete=not reason, reason=reason)
-            feed(sock, [truncation_message(reason), messages.CLOSE] if reason else [messages.CLOSE])
-            try:
-                answers.join()
-            except Died as died:
-                self._again(sink, recording, reason, died)
+        feeder = Feeder(self.worker, name, sink)
+        for raw in client.first:
+            feeder.put(raw)
+        if recording is not None and recording.warning:
+            client.tell(f"koosh {name}: {recording.warning}", failure=False)
+        try:
+            reason = pump(client, recording, feeder.put)
+        except WireError:
+            self._ended(recording, complete=False, reason="the peer left or broke the protocol")
+            with contextlib.suppress(WireError, RuntimeError):
+                feeder.finish()
+            raise
+        self._ended(recording, complete=not reason, reason=reason)
+        if reason:
+            feeder.put(truncation_message(reason))
+        feeder.put(messages.CLOSE)
+        try:
+            feeder.finish()
+        except Died as died:
+            self._again(sink, recording, reason, died)
         if recording is not None and sink.n_images and not sink.failed:
             recording.delivered(sink.n_images)
 
@@ -232,6 +231,3 @@ def serve(configuration: Configuration, path: Path | None = None) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     server.run()
-
-
-__all__ = ["Cut", "Server", "serve"]
