@@ -11,6 +11,8 @@ from torch import Tensor
 
 from koosh_models.baselines import classical
 from koosh_models.calibration import density
+from koosh_models.calibration.espirit import espirit
+from koosh_models.calibration.joint import joint
 from koosh_models.calibration.maps import CoilMaps, low_frequency
 from koosh_models.networks import tiles
 from koosh_models.networks.unrolled import Unrolled
@@ -21,6 +23,7 @@ from koosh_models.support import box_around, boxed_maps, boxed_scan
 from koosh_models.weights import choose, load
 
 log = logging.getLogger(__name__)
+MAPS = {"joint": joint, "espirit": espirit, "low-frequency": low_frequency}
 METHODS = ("gridding", "cg", "l1", "unrolled")
 MEMORY = 2 << 30  # bytes for one tile of a network where nothing else is said
 
@@ -55,14 +58,22 @@ def with_weights(scan: Scan) -> Scan:
     return replace(scan, weights=torch.stack([density.pipe_menon(omega, matrix) for omega in scan.omega]))
 
 
-def calibrate(scan: Scan) -> CoilMaps:
-    """Coil maps of a scan; all frames of a series together."""
-    assert scan.weights is not None
-    matrix = scan.geometry.matrix
+def calibrate(scan: Scan, method: str = "joint") -> CoilMaps:
+    """Coil maps of a scan; all frames of a series together.
+
+    method  of `MAPS`; "joint" is the most exact and as fast as the others
+    """
+    if method not in MAPS:
+        raise ValueError(f"unknown method of coil maps {method!r}; known: {', '.join(MAPS)}")
+    if scan.weights is None:
+        raise ValueError("the scan has no density weights: scan = with_weights(scan) first")
+    matrix, estimate = scan.geometry.matrix, MAPS[method]
     if scan.n_frames is None:
-        return low_frequency(scan.kspace, scan.omega, scan.weights, matrix)
+        return estimate(scan.kspace, scan.omega, scan.weights, matrix)
     samples = scan.kspace.movedim(0, 1).flatten(1)
-    return low_frequency(samples, scan.omega.movedim(0, 1).flatten(1), scan.weights.flatten(), matrix)
+    omega = scan.omega.movedim(0, 1).flatten(1)
+    # weights of the frames together: those of one frame count lines twice that several frames share
+    return estimate(samples, omega, density.pipe_menon(omega, matrix), matrix)
 
 
 def solve(problem: LinearProblem, method: str) -> classical.Result:

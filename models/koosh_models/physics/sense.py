@@ -60,10 +60,13 @@ class SmoothMaps:
 
     coefficients  (coil, kz, ky, kx) complex, centred
     gain          (z, y, x) real: one over the root-sum-of-squares inside the object, 0 outside
+    stretch       period of the waves in fields of view; sensitivities are not periodic, so that a period of 1.5 takes
+                  far fewer coefficients (7 an axis are exact to 0.004 rms where a period of 1 leaves 0.13)
     """
 
     coefficients: Tensor
     gain: Tensor
+    stretch: float = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,7 +78,7 @@ class SmoothMaps:
         """For each axis (n, k): the exponentials that take coefficients to voxels."""
         dtype, device = self.coefficients.dtype, self.coefficients.device
         return [
-            fourier_basis(n, k, dtype, device)
+            fourier_basis(n, k, dtype, device, self.stretch)
             for n, k in zip(self.gain.shape, self.coefficients.shape[1:], strict=True)
         ]
 
@@ -85,7 +88,7 @@ class SmoothMaps:
 
     def to(self, device: torch.device | str) -> SmoothMaps:
         """The same maps on `device`."""
-        return SmoothMaps(self.coefficients.to(device), self.gain.to(device))
+        return SmoothMaps(self.coefficients.to(device), self.gain.to(device), self.stretch)
 
 
 def synthesised(coefficients: Tensor, waves: list[Tensor]) -> Tensor:
@@ -96,11 +99,11 @@ def synthesised(coefficients: Tensor, waves: list[Tensor]) -> Tensor:
     return out.contiguous()
 
 
-def fourier_basis(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, k) matrix of `exp(2 pi i f r / n)` with r = index - n//2 and f = index - k//2."""
+def fourier_basis(n: int, k: int, dtype: torch.dtype, device: torch.device, stretch: float = 1.0) -> Tensor:
+    """(n, k) matrix of `exp(2 pi i f r / (stretch n))` with r = index - n//2 and f = index - k//2."""
     r = torch.arange(n, dtype=torch.float64) - n // 2
     f = torch.arange(k, dtype=torch.float64) - k // 2
-    angle = 2 * torch.pi * r[:, None] * f[None, :] / n
+    angle = 2 * torch.pi * r[:, None] * f[None, :] / (n * stretch)
     return torch.polar(torch.ones_like(angle), angle).to(dtype).to(device)
 
 
