@@ -88,7 +88,7 @@ def calibration_gram(cells: Cells, offsets: Tensor, diameter: float) -> Tensor:
     for axis, n in enumerate(cells.size):
         centres = centres[(centres[:, axis] >= reach) & (centres[:, axis] < n - reach)]
     gram = data.new_zeros((len(data) * len(offsets),) * 2)
-    for part in centres.split(4096):
+    for part in torch.split(centres, 4096):
         places = part[:, None] + offsets.to(part.device)
         rows = data[(slice(None), *places.unbind(-1))].movedim(1, 0).flatten(1)
         gram += rows.mH @ rows

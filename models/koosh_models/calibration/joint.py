@@ -86,8 +86,8 @@ class SmoothModel:
     @cached_property
     def waves(self) -> list[Tensor]:
         """For each axis (n, ORDER)."""
-        at = {"dtype": self.data.dtype, "device": self.data.device, "stretch": STRETCH}
-        return [fourier_basis(n, min(ORDER, n), **at) for n in self.images.shape[1:]]
+        dtype, device = self.images.dtype, self.images.device
+        return [fourier_basis(n, min(ORDER, n), dtype, device, STRETCH) for n in self.images.shape[1:]]
 
     @cached_property
     def roughness(self) -> Tensor:
