@@ -14,6 +14,8 @@ COMMANDS = (
     "simulate",
     "info",
     "convert",
+    "report",
+    "demo",
     "weights",
     "train",
     "evaluate",

@@ -1,0 +1,1 @@
+"""A reconstruction on one self-contained HTML page: slices, errors, trajectory, timings, provenance."""

@@ -1,0 +1,78 @@
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from koosh_gadgets.cli import main
+from koosh_gadgets.convert import mrd
+from koosh_gadgets.report import pictures
+from koosh_gadgets.report.page import Content, Shown, page
+from koosh_models.scan import Geometry
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """Grey pixels of a PNG, read by hand."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    columns, rows = struct.unpack(">II", data[16:24])
+    at = data.index(b"IDAT")
+    (size,) = struct.unpack(">I", data[at - 4 : at])
+    raw = np.frombuffer(zlib.decompress(data[at + 4 : at + 4 + size]), np.uint8)
+    return raw.reshape(rows, columns + 1)[:, 1:]
+
+
+def test_pictures_hold_the_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
+    assert np.array_equal(decoded(pictures.png(pixels)), pixels)
+
+
+def test_heads_are_up_in_coronal_and_sagittal_cuts():
+    volume = np.zeros((4, 5, 6))
+    volume[-1] = 1
+    assert (pictures.cut(volume, "coronal")[0] == 1).all()
+    assert (pictures.cut(volume, "sagittal")[0] == 1).all()
+
+
+def test_the_page_asks_nothing_of_the_network_and_escapes_what_files_say():
+    shown = [Shown("<script>alert(1)</script>", np.ones((4, 4, 4)), {"notes": "a < b & c"}, {"psnr": 30.0})]
+    out = page(Content("T<i>", shown, {"scanner": "<b>"}, truth=np.ones((4, 4, 4)), warnings=["<u>"]))
+    assert "<script" not in out
+    assert "a &lt; b &amp; c" in out
+    assert re.findall(r"(?:src|href)=\"(?!data:)", out) == []
+    assert "http" not in out
+    assert "not for diagnosis" in out
+    assert "30" in out
+
+
+@pytest.fixture
+def made(tmp_path):
+    scan, truth = str(tmp_path / "s.h5"), str(tmp_path / "t.npz")
+    assert main(["simulate", scan, "--matrix", "16", "--coils", "2", "--acceleration", "2", "--truth", truth]) == 0
+    with np.load(truth) as content:
+        image = np.abs(content["image"])
+    mrd.write_volume(tmp_path / "i.h5", image * 7, Geometry((16, 16, 16), (240.0, 240.0, 240.0)))
+    return tmp_path
+
+
+def test_a_report_shows_scores_trajectory_and_point_spread(made, capsys):
+    more = ["--scan", str(made / "s.h5"), "--truth", str(made / "t.npz")]
+    assert main(["report", str(made / "i.h5"), "-o", str(made / "r.html"), *more]) == 0
+    out = (made / "r.html").read_text()
+    for words in ("Against the truth", "kx, ky", "point spread", "3D non-Cartesian", "coronal", "error x 5"):
+        assert words in out
+    (psnr,) = re.findall(r"<tr><th>series 1</th><td>([\d.]+)</td>", out)
+    assert float(psnr) > 90  # the image is the truth up to its scale
+
+
+def test_a_report_without_scan_and_truth_shows_the_images(made):
+    assert main(["report", str(made / "i.h5"), "-o", str(made / "r.html")]) == 0
+    out = (made / "r.html").read_text()
+    assert "sagittal" in out
+    assert "Against the truth" not in out
+
+
+def test_a_file_without_images_exits_with_2_and_leaves_nothing(made, caplog):
+    assert main(["report", str(made / "s.h5"), "-o", str(made / "r.html")]) == 2
+    assert "holds no images" in caplog.text
+    assert not (made / "r.html").exists()
