@@ -93,6 +93,18 @@ def test_toeplitz_equals_the_weighted_pair(matrix, dtype):
     assert (kernel.normal(x) - want).norm() <= rtol * want.norm()
 
 
+@pytest.mark.parametrize("matrix", SIZES)
+def test_the_eight_shift_form_equals_the_slab_form_and_is_self_adjoint(matrix):
+    nufft, weights = Nufft(trajectory(len(matrix)), matrix, 1e-5), torch.rand(50)
+    shifted, x, y = toeplitz.build_shifted(nufft, weights), random_complex(matrix), random_complex(matrix, 1)
+    want = toeplitz.build(nufft, weights).normal(x)
+    assert (shifted.normal(x) - want).norm() <= 1e-5 * want.norm()
+    left = torch.vdot(shifted.normal(x).flatten(), y.flatten())
+    assert abs(left - torch.vdot(x.flatten(), shifted.normal(y).flatten())) <= 1e-4 * want.norm() * y.norm()
+    half = shifted.sixteen_bit()
+    assert (half.normal(x) - want).norm() <= half.step * x.norm() + 1e-5 * want.norm()
+
+
 @pytest.mark.parametrize("matrix", [(12, 9, 16), (15, 18)])
 def test_the_torch_path_of_toeplitz_equals_the_cpu_path(matrix):
     kernel = toeplitz.build(Nufft(trajectory(len(matrix)), matrix, 1e-5), torch.rand(50))

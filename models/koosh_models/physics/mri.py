@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -16,11 +18,12 @@ from koosh_models.scan import Scan
 
 # Below this many samples a voxel the explicit pair beats the Toeplitz normal on the CPU (one thread, finufft eps 1e-4)
 PAIR_BELOW = {2: 0.10, 3: 0.08}
+LARGE = 256**3  # voxels from which a GPU uses the form with one volume of scratch
 
 
 def use_pair(scan: Scan) -> bool:
     """Whether forward and adjoint are cheaper than Toeplitz: by a fixed rule, so that two runs agree to the bit."""
-    density = scan.omega.shape[-1] / torch.tensor(scan.geometry.matrix).prod().item()
+    density = scan.omega.shape[-1] / prod(scan.geometry.matrix)
     return scan.omega.device.type == "cpu" and density < PAIR_BELOW[len(scan.geometry.matrix)]
 
 
@@ -75,7 +78,9 @@ def normal_of(scan: Scan, sense: Sense) -> Apply:
     assert isinstance(sense.fourier, Nufft)
     if use_pair(scan):
         return PairNormal(sense, scan.weights).normal
-    return SenseNormal(sense.maps, toeplitz.build(sense.fourier, scan.weights)).normal
+    lean = scan.omega.device.type == "cuda" and prod(scan.geometry.matrix) > LARGE
+    form = toeplitz.build_shifted if lean else toeplitz.build
+    return SenseNormal(sense.maps, form(sense.fourier, scan.weights)).normal
 
 
 def robust_scale(image: Tensor) -> float:
