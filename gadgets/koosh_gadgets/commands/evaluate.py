@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from koosh_models.networks.unrolled import Unrolled
-    from koosh_models.training.cases import Case
+    from koosh_models.training.feed import AnyCase
     from koosh_models.training.recipe import Data
     from koosh_models.training.validate import Score
 
@@ -24,7 +24,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="name, file or run folder; none: the methods alone")
     p.add_argument("--recipe", help="whose data is used; that of the first network where not given")
     p.add_argument("--data", metavar="FOLDER", help="of volumes (.npz) instead of the recipe's")
-    p.add_argument("--against", default="l1,cg,gridding", help="classical methods (%(default)s)")
+    p.add_argument("--against", metavar="LIST", help="classical methods: gridding,cg,l1; osem,map for PET (all)")
     p.add_argument("--benchmark", action="store_true", help="R = 12, 8 coils, 2 %% noise, whatever the recipe says")
     p.add_argument("--acceleration", type=float, metavar="R")
     p.add_argument("--noise", type=float, metavar="SHARE")
@@ -40,11 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare, print the means, write what was asked for."""
     from koosh_models.training.feed import validation_cases
     from koosh_models.training.report import comparison, page
-    from koosh_models.training.validate import compare, means
+    from koosh_models.training.validate import compare, means, usual
 
     networks, data = loaded(arguments)
     cases = validation_cases(data, None, arguments.cases or data.validation_cases)
-    against = [name for name in arguments.against.split(",") if name]
+    against = usual(data) if arguments.against is None else [n for n in arguments.against.split(",") if n]
     scores = compare(cases, against, networks)
     sys.stdout.write(f"{'method':24}{'PSNR dB':>9}{'SSIM':>8}{'NRMSE':>8}{'HFEN':>8}{'s':>8}\n")
     for method, v in means(scores).items():
@@ -103,7 +103,7 @@ def conditions(data: Data, arguments: argparse.Namespace) -> Data:
     return type(data).model_validate({**data.model_dump(), **changes})
 
 
-def numbers(scores: list[Score], cases: list[Case]) -> list[dict[str, object]]:
+def numbers(scores: list[Score], cases: list[AnyCase]) -> list[dict[str, object]]:
     """Every number with the conditions of its case."""
     facts = {case.name: case.facts for case in cases}
     return [

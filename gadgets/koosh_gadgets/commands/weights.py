@@ -67,7 +67,7 @@ def export_run(arguments: argparse.Namespace) -> int:
 
     from koosh_models.training import export
     from koosh_models.training.feed import validation_cases
-    from koosh_models.training.validate import compare
+    from koosh_models.training.validate import compare, usual
     from koosh_models.weights import save
 
     folder, out = Path(arguments.training), Path(arguments.out)
@@ -76,8 +76,8 @@ def export_run(arguments: argparse.Namespace) -> int:
     if not arguments.no_scores:
         cache = folder / "cases" if (folder / "cases").is_dir() else None
         cases = validation_cases(data, cache, data.validation_cases)
-        scores = compare(cases, ["gridding", "cg", "l1"], {"network": network})
-    seen = f"{data.validation_cases} held-out cases, R = {data.validation_acceleration}, {data.validation_noise} noise"
+        scores = compare(cases, usual(data), {"network": network})
+    seen = export.conditions(data)
     card = save(out, network, export.card_of(recipe, out.stem, step, scores, seen, arguments.notes))
     sys.stdout.write(f"{out}: {card.parameters} weights after {step} steps, sha256 {card.sha256}\n")
     for metric in card.metrics:

@@ -67,11 +67,12 @@ class PetSet:
     fwhm_mm: float = 4.5
     first: int = 0
     stride: int = 1
+    at: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @cached_property
     def projectors(self) -> tuple[Projector, ...]:
-        """Shared by all examples."""
-        return ordered_subsets(self.scanner, self.geometry, self.n_subsets)
+        """Shared by all examples, with type and device of `at`."""
+        return ordered_subsets(self.scanner, self.geometry, self.n_subsets, self.at)
 
     def example(self, index: int) -> Example:
         """Number `index` of the set."""

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from koosh_models.losses import Target
 from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.reconstruct import calibrate, with_weights
@@ -44,6 +45,10 @@ class Case:
     target: Tensor
     mask: Tensor
     facts: dict[str, float | str]
+
+    def goal(self, device: torch.device) -> Target:
+        """What the strategy trains towards."""
+        return self.target.to(device)
 
     def problem(self, device: torch.device | str = "cpu") -> LinearProblem:
         """The measurement as networks and baselines see it."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from koosh_models.networks.unrolled import build
-from koosh_models.physics.problem import LinearProblem
+from koosh_models.physics.problem import EmissionProblem, LinearProblem, Problem
 from koosh_models.training.plan import parts
 from koosh_models.training.recipe import Data, Recipe
 
@@ -39,12 +39,16 @@ class Need:
 
 def image_shape(data: Data, frames: bool) -> tuple[int, ...]:
     """The largest image of a recipe."""
+    if data.pet is not None:
+        return data.pet.geometry.matrix
     largest = max(data.matrix, key=math.prod)
     return (data.frames, *largest) if frames else largest
 
 
-def stand_in(shape: tuple[int, ...]) -> LinearProblem:
-    """A problem of that shape that holds nothing."""
+def stand_in(shape: tuple[int, ...], subsets: int = 0) -> Problem:
+    """A problem of that shape that holds nothing; with subsets, one of PET."""
+    if subsets:
+        return EmissionProblem(lambda x, subset: x, torch.empty((subsets, *shape), device="meta"))
 
     def normal(x: Tensor) -> Tensor:
         return x
@@ -65,7 +69,7 @@ def needs(recipe: Recipe) -> list[Need]:
     out = []
     for part in parts(recipe):
         strategy = part.enter()
-        held = strategy.memory(network, stand_in(shape))
+        held = strategy.memory(network, stand_in(shape, recipe.network.subsets))
         name = part.phase.strategy + ("" if part.stage is None else f" stage {part.stage}")
         out.append(Need(name, part.last - part.first, held, 4 * weights, scan))
     return out

@@ -10,6 +10,7 @@ from pathlib import Path
 from koosh_models import weights
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.training import checkpoint
+from koosh_models.training.pet import PetData
 from koosh_models.training.recipe import Data, Recipe
 from koosh_models.training.validate import Score, means
 
@@ -23,6 +24,8 @@ FAMILY = {
 
 def trained_on(data: Data) -> weights.Range:
     """The scans that a recipe simulates."""
+    if data.pet is not None:
+        return pet_range(data.pet)
     sizes = [n for matrix in data.matrix for n in matrix]
     voxels = [data.fov_mm / max(matrix) for matrix in data.matrix]
     axes = len(data.matrix[0])
@@ -38,6 +41,24 @@ def trained_on(data: Data) -> weights.Range:
         noise=data.noise,
         dynamic=any(name.startswith("cine") for name in data.trajectory),
     )
+
+
+def pet_range(pet: PetData) -> weights.Range:
+    """The PET scans that a recipe simulates."""
+    grid = pet.geometry
+    return weights.Range(
+        axes=2 if len(grid.matrix) == 2 else 3,
+        families=("pet",),
+        matrix=(min(grid.matrix), max(grid.matrix)),
+        voxel_mm=(min(grid.voxel_mm), max(grid.voxel_mm)),
+    )
+
+
+def conditions(data: Data) -> str:
+    """Of the held-out cases, in words."""
+    if data.pet is not None:
+        return f"{data.validation_cases} held-out cases, {data.pet.counts[0]:.0e} to {data.pet.counts[1]:.0e} counts"
+    return f"{data.validation_cases} held-out cases, R = {data.validation_acceleration}, {data.validation_noise} noise"
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from koosh_models.physics.problem import LinearProblem
+from koosh_models.physics.problem import Problem
 from koosh_models.training.cases import Case, draw, read_case, sources, write_case
+from koosh_models.training.pet import PetCase, draw_pet
 from koosh_models.training.recipe import Data
 from koosh_models.training.volumes import Source
 
 log = logging.getLogger(__name__)
+AnyCase = Case | PetCase
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ def case_file(cache: Path, split: str, index: int) -> Path:
     return cache / f"{split}-{index:05d}.safetensors"
 
 
-def fetch(data: Data, cache: str | None, split: str, index: int, known: list[Source] | None = None) -> Case:
-    """A case in its object's box, from the cache; made and put there first where it is missing."""
+def fetch(data: Data, cache: str | None, split: str, index: int, known: list[Source] | None = None) -> AnyCase:
+    """A case in its object's box, from the cache; made and put there first where it is missing. PET is made anew."""
+    if data.pet is not None:
+        return draw_pet(data, split, index)
     if cache is None:
         return draw(data, split, index, known).inside()
     path = case_file(Path(cache), split, index)
@@ -78,12 +82,12 @@ class Feed:
     waited: float = 0.0
 
     def __post_init__(self) -> None:
-        self._held: dict[int, tuple[Case, LinearProblem]] = {}
-        self._sources = sources(self.data)
+        self._held: dict[int, tuple[AnyCase, Problem]] = {}
+        self._sources = [] if self.data.pet else sources(self.data)
         if self.cache is not None:
             self.cache.mkdir(parents=True, exist_ok=True)
 
-    def batches(self, first: int, last: int) -> Iterator[list[tuple[Case, LinearProblem]]]:
+    def batches(self, first: int, last: int) -> Iterator[list[tuple[AnyCase, Problem]]]:
         """For each step from `first` to `last` - 1, the cases whose gradients are added up."""
         order = [number(self.data, c) for c in self._counts(first, last)]
         made = self._made(order)
@@ -97,7 +101,7 @@ class Feed:
         for count in range(first * self.accumulate, last * self.accumulate):
             yield count * self.place.world + self.place.rank
 
-    def _made(self, order: list[int]) -> Iterator[tuple[Case, LinearProblem]]:
+    def _made(self, order: list[int]) -> Iterator[tuple[AnyCase, Problem]]:
         missing = self._missing(order)
         coming = self._ahead(missing) if self.workers else iter(self._fetch(i) for i in missing)
         for index in order:
@@ -120,14 +124,14 @@ class Feed:
             return order
         return list(dict.fromkeys(i for i in order if i not in self._held))
 
-    def _fetch(self, index: int) -> Case:
+    def _fetch(self, index: int) -> AnyCase:
         return fetch(self.data, str(self.cache) if self.cache else None, "training", index, self._sources)
 
-    def _ahead(self, order: list[int]) -> Iterator[Case]:
+    def _ahead(self, order: list[int]) -> Iterator[AnyCase]:
         """Cases in order, two for each worker under way."""
         # spawned, not forked: OpenMP's threads do not survive a fork
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
-            under_way: list[Future[Case]] = []
+            under_way: list[Future[AnyCase]] = []
             rest = iter(order)
             cache = str(self.cache) if self.cache else None
             for index in rest:
@@ -138,7 +142,7 @@ class Feed:
                 yield under_way.pop(0).result()
 
 
-def validation_cases(data: Data, cache: Path | None, count: int) -> list[Case]:
+def validation_cases(data: Data, cache: Path | None, count: int) -> list[AnyCase]:
     """The cases that quality is followed on."""
-    known = sources(data)
+    known = [] if data.pet else sources(data)
     return [fetch(data, str(cache) if cache else None, "validation", index, known) for index in range(count)]

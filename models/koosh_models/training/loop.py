@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from koosh_models.losses import NonFiniteLossError
 from koosh_models.networks.unrolled import Unrolled, build
-from koosh_models.physics.problem import LinearProblem
+from koosh_models.physics.problem import Problem
 from koosh_models.strategies import Strategy
 from koosh_models.training import checkpoint, distributed, validate
-from koosh_models.training.cases import Case
-from koosh_models.training.feed import Feed, Place, validation_cases
+from koosh_models.training.feed import AnyCase, Feed, Place, validation_cases
 from koosh_models.training.journal import Journal
 from koosh_models.training.plan import Part, part_at, parts
 from koosh_models.training.recipe import Recipe
@@ -81,7 +80,7 @@ class Run:
         settings = recipe.training
         place = Place(me.rank, me.world)
         self.feed = Feed(recipe.data, cache, place, settings.accumulate, settings.workers, settings.hold, device)
-        self.cache, self._cases = cache, list[tuple[Case, LinearProblem]]()
+        self.cache, self._cases = cache, list[tuple[AnyCase, Problem]]()
 
     @property
     def saves(self) -> Path:
@@ -128,9 +127,19 @@ class Run:
 
     def _enter(self, part: Part) -> Strategy:
         """The part's strategy, with new optimizers for what it trains."""
+        if part.phase.inherit and part.stage and self.step == part.first:
+            self._inherit(part.stage)
         strategy = part.enter()
         self.optimizers = [optimizer(group) for group in strategy.phases(self.network)]
         return strategy
+
+    @torch.no_grad()
+    def _inherit(self, stage: int) -> None:
+        """Give a stage the weights that the one before it ended with."""
+        for kind in (self.network.regularizers, self.network.steps):
+            for old, new in zip(kind[stage - 1].parameters(), kind[stage].parameters(), strict=True):
+                new.copy_(old)
+                self.mean[self.names[new]].copy_(old)
 
     def _part(self, part: Part, journal: Journal | None, progress: Progress | None) -> bool:
         """The steps of one part from here on; whether a signal ended it."""
@@ -157,11 +166,11 @@ class Run:
                 self.save()
         return False
 
-    def _step(self, strategy: Strategy, batch: list[tuple[Case, LinearProblem]], rate: float) -> tuple[float, float]:
+    def _step(self, strategy: Strategy, batch: list[tuple[AnyCase, Problem]], rate: float) -> tuple[float, float]:
         """One step of every optimizer; its mean loss and the largest norm of a gradient before clipping."""
         torch.manual_seed(self.recipe.training.seed * 1_000_003 + self.step * self.me.world + self.me.rank)
         self.network.zero_grad(set_to_none=True)
-        losses = [strategy.step(self.network, problem, case.target.to(self.device))[-1] for case, problem in batch]
+        losses = [strategy.step(self.network, problem, case.goal(self.device))[-1] for case, problem in batch]
         trained = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         if len(batch) > 1:
             for p in trained:
@@ -204,7 +213,7 @@ class Run:
         network.load_state_dict({**self.network.state_dict(), **self.mean})
         return network.eval()
 
-    def cases(self) -> list[tuple[Case, LinearProblem]]:
+    def cases(self) -> list[tuple[AnyCase, Problem]]:
         """The validation cases, made once."""
         if not self._cases:
             made = validation_cases(self.recipe.data, self.cache, self.recipe.data.validation_cases)

@@ -67,7 +67,8 @@ def parts(recipe: Recipe) -> list[Part]:
         stages: list[int | None] = [None]
         if phase.strategy in STAGED and "stage" not in phase.options:
             stages = list(range(recipe.network.stages))
-        edges = [first + round(i * phase.steps / len(stages)) for i in range(len(stages) + 1)]
+        shares = len(stages) - 1 + phase.lead  # the first stage counts `lead` times
+        edges = [first, *(first + round((i + phase.lead) * phase.steps / shares) for i in range(len(stages)))]
         for stage, low, high in zip(stages, edges[:-1], edges[1:], strict=True):
             out.append(Part(low, high, phase, strategy, stage))
         first += phase.steps

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from koosh_models.networks.unrolled import Dims
 from koosh_models.simulation.phantoms import ANATOMIES
 from koosh_models.simulation.trajectories import FAMILIES
+from koosh_models.training.pet import PetData
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,6 +52,7 @@ class Data(Strict):
     target         the "truth", or the image after so many "iterates" of a fully sampled scan
     cases          on disk, made once and used in every epoch; 0: a new one each step
     split          self-supervised: the share of the readouts whose samples are only compared with; 0: truth is known
+    pet            PET scans instead, of the label maps in `volumes` and of phantoms; the MRI keys don't count then
     """
 
     volumes: str = ""
@@ -73,6 +75,7 @@ class Data(Strict):
     validation_noise: float = Field(default=0.02, ge=0)
     validation_coils: int = Field(default=8, ge=1)
     split: float = Field(default=0.0, ge=0, lt=1)
+    pet: PetData | None = None
     seed: int = Field(default=0, ge=0)
 
     @field_validator("phantoms", "trajectory")
@@ -108,6 +111,8 @@ class Phase(Strict):
     strategy  warmstart, backprop, checkpoint, blockwise, invertible, greedy, pipelined, sequential, equilibrium
     options   of that strategy, e.g. tile, modules
     rate      the learning rate after its warm-up; it falls to `last` times that by a cosine
+    inherit   a stage trained apart starts from the weights of the one before it
+    lead      the first of such stages takes so many times the steps of each other
     """
 
     strategy: str
@@ -115,6 +120,8 @@ class Phase(Strict):
     rate: float = Field(1e-3, gt=0)
     last: float = Field(default=0.05, ge=0, le=1)
     warmup: int = Field(default=20, ge=0)
+    inherit: bool = False
+    lead: float = Field(default=1.0, ge=1)
     options: dict[str, Option] = {}
 
 
@@ -177,12 +184,30 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def fitting(self) -> Recipe:
         """Refuse a network whose axes are not those of its data."""
+        if self.data.pet is not None:
+            return self._fitting_pet(self.data.pet)
         dynamic = {"cine_radial", "cine_cartesian"} & set(self.data.trajectory)
         axes = {len(m) + bool(dynamic) for m in self.data.matrix}
         if axes != {self.network.ndim}:
             raise ValueError(
                 f"network.ndim is {self.network.ndim}, the images of data.matrix"
                 f"{' with their frames' if dynamic else ''} have {', '.join(map(str, sorted(axes)))} axes"
+            )
+        return self
+
+    def _fitting_pet(self, pet: PetData) -> Recipe:
+        """Refuse a network that is not for these counts."""
+        net = self.network
+        wanted = {
+            "ndim": len(pet.geometry.matrix), "guides": int(pet.guided), "consistency": "em", "channels": 1,
+            "subsets": pet.subsets,
+        }  # fmt: skip
+        for name, value in wanted.items():
+            if getattr(net, name) != value:
+                raise ValueError(f"network.{name} is {getattr(net, name)!r}, data.pet needs {value!r}")
+        if pet.first != (net.start_steps if net.start == "osem" else 0):
+            raise ValueError(
+                f"data.pet.first is {pet.first}; wanted network.start_steps where it starts with osem, else 0"
             )
         return self
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from koosh_models.training.cases import Case
+from koosh_models.training.feed import AnyCase
 from koosh_models.training.journal import rows
 from koosh_models.training.validate import Score, means, picture
 
@@ -81,7 +81,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def comparison(scores: Sequence[Score], cases: Sequence[Case]) -> list[str]:
+def comparison(scores: Sequence[Score], cases: Sequence[AnyCase]) -> list[str]:
     """Tables by method and by case, then a montage of each image beside the truth."""
     keys = ("psnr", "ssim", "nrmse", "hfen", "seconds")
     found = means(scores)
@@ -103,7 +103,7 @@ def comparison(scores: Sequence[Score], cases: Sequence[Case]) -> list[str]:
     return parts
 
 
-def of_run(folder: Path, scores: Sequence[Score], cases: Sequence[Case]) -> str:
+def of_run(folder: Path, scores: Sequence[Score], cases: Sequence[AnyCase]) -> str:
     """The report of a run: curves of its log, memory and time, recipe, and the comparison."""
     log = rows(folder / "log.csv")
     steps = [row for row in log if row["loss"]]

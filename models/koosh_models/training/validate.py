@@ -13,8 +13,10 @@ from torch import Tensor
 from koosh_models import metrics
 from koosh_models.baselines import classical
 from koosh_models.networks.unrolled import Unrolled
-from koosh_models.physics.problem import LinearProblem
-from koosh_models.training.cases import Case
+from koosh_models.physics.problem import EmissionProblem, LinearProblem, Problem
+from koosh_models.training.feed import AnyCase
+from koosh_models.training.pet import PetCase, best_map, best_osem
+from koosh_models.training.recipe import Data
 
 L1_WEIGHTS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Weights of L1-wavelet, of which the best for each case is taken: tuned on the truth, which no user can."""
@@ -34,33 +36,48 @@ class Score:
     image: Tensor = field(repr=False)
 
 
-def tuned_l1(problem: LinearProblem, case: Case) -> Tensor:
+def tuned_l1(problem: LinearProblem, case: AnyCase) -> Tensor:
     """The L1-wavelet image whose weight is the best for this case's truth."""
     images = [classical.l1_wavelet(problem, weight).image for weight in L1_WEIGHTS]
     return max(images, key=lambda image: metrics.psnr(image, case.target, case.mask))
 
 
-METHODS: dict[str, Callable[[LinearProblem, Case], Tensor]] = {
+MRI: dict[str, Callable[[LinearProblem, AnyCase], Tensor]] = {
     "gridding": lambda problem, case: classical.gridding(problem).image,
     "cg": lambda problem, case: classical.cg_sense(problem).image,
     "l1": tuned_l1,
 }
+PET: dict[str, Callable[[EmissionProblem, PetCase], Tensor]] = {"osem": best_osem, "map": best_map}
+
+
+def usual(data: Data) -> tuple[str, ...]:
+    """The methods that a network for such data is compared with."""
+    return tuple(MRI if data.pet is None else PET)
+
+
+def classic(case: AnyCase, problem: Problem, method: str) -> Tensor:
+    """The image of a classical method."""
+    if method in PET and isinstance(problem, EmissionProblem) and isinstance(case, PetCase):
+        return PET[method](problem, case)
+    if method in MRI and isinstance(problem, LinearProblem):
+        return MRI[method](problem, case)
+    raise ValueError(f"{method} is no method for {case.name}; for MRI: {', '.join(MRI)}; for PET: {', '.join(PET)}")
 
 
 @torch.no_grad()
-def score(case: Case, problem: LinearProblem, method: str, network: Unrolled | None = None) -> Score:
+def score(case: AnyCase, problem: Problem, method: str, network: Unrolled | None = None) -> Score:
     """The image of one method on one case, with its numbers."""
     start = time.perf_counter()
-    image = network(problem) if network is not None else METHODS[method](problem, case)
+    image = network(problem) if network is not None else classic(case, problem, method)
     seconds = time.perf_counter() - start
     values = metrics.evaluate(image.cpu(), case.target, case.mask)
     return Score(case.name, method, values, seconds, image.cpu())
 
 
-def compare(cases: Sequence[Case], against: Sequence[str], networks: dict[str, Unrolled]) -> list[Score]:
+def compare(cases: Sequence[AnyCase], against: Sequence[str], networks: dict[str, Unrolled]) -> list[Score]:
     """Every network and every classical method on every case."""
-    if unknown := sorted(set(against) - set(METHODS)):
-        raise ValueError(f"unknown method {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    if unknown := sorted(set(against) - set(MRI) - set(PET)):
+        raise ValueError(f"unknown method {', '.join(unknown)}; known: {', '.join((*MRI, *PET))}")
     out = []
     for case in cases:
         problem = case.problem()
@@ -80,7 +97,7 @@ def means(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
     return out
 
 
-def picture(case: Case, image: Tensor) -> Tensor:
+def picture(case: AnyCase, image: Tensor) -> Tensor:
     """(row, column) 0 to 1: image, truth and five times their difference, the middle plane."""
     seen, wanted, _ = metrics.fitted(image, case.target, case.mask)
     while seen.ndim > 2:
