@@ -7,19 +7,24 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from koosh_gadgets.session import PRESETS, Service
 from koosh_gadgets.settings import Folders, Settings, build
 from koosh_gadgets.spool import Spool
 from koosh_gadgets.wire.limits import Limits
 
+if TYPE_CHECKING:
+    from koosh_gadgets.dicom.outbox import Outbox
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-TABLES = ("settings", "folders", "presets", "spool", "server")
+TABLES = ("settings", "folders", "presets", "spool", "server", "pacs")
 SERVER = ("address", "port", "device", "connections", "scans", "header_s", "idle_s", "stop_s")
+PACS = ("address", "called", "calling", "outbox", "lanes", "tls_ca")
 SPOOL = ("folder", "keep_gib", "keep_days", "sync")
 
 
@@ -36,6 +41,7 @@ class Configuration:
     folders: Folders = field(default_factory=Folders)
     presets: dict[str, dict[str, str]] = field(default_factory=lambda: dict(PRESETS))
     spool: Spool | None = None
+    outbox: Outbox | None = None
     address: str = "127.0.0.1"
     port: int = 9020
     device: str = "auto"
@@ -46,7 +52,7 @@ class Configuration:
 
     def service(self) -> Service:
         """What conversations are given."""
-        return Service(self.settings, self.folders, self.presets)
+        return Service(self.settings, self.folders, self.presets, outbox=self.outbox)
 
 
 def load(path: Path | None = None) -> Configuration:
@@ -81,6 +87,7 @@ def from_tables(content: dict[str, dict[str, object]], root: Path) -> Configurat
     spool = dict(content.get("spool", {}))
     known(spool, SPOOL, "spool setting")
     kinds = {name: type(getattr(found, name)) for name in server}
+    found = replace(found, outbox=outbox_of(dict(content.get("pacs", {})), root))
     return replace(found, spool=spool_of(spool, root), **{n: kinds[n](v) for n, v in server.items()})
 
 
@@ -96,6 +103,24 @@ def spool_of(table: dict[str, object], root: Path) -> Spool | None:
         keep_days=numbers.get("keep_days", spool.keep_days),
         sync=int(numbers.get("sync", spool.sync)),
     )
+
+
+def outbox_of(table: dict[str, object], root: Path) -> Outbox | None:
+    """The outbox of the PACS that a table describes, None where there is no table."""
+    if not table:
+        return None
+    known(table, PACS, "PACS setting")
+    if missing := {"address", "called", "outbox"} - set(table):
+        raise ValueError(f"the configuration's [pacs] lacks {', '.join(sorted(missing))}")
+    from koosh_gadgets.dicom.archive import Archive, address
+    from koosh_gadgets.dicom.outbox import Outbox
+
+    host, port = address(str(table["address"]))
+    calling = str(table.get("calling", Archive.calling))
+    ca = root / str(table["tls_ca"]) if "tls_ca" in table else None
+    lanes = int(str(table.get("lanes", Archive.lanes)))
+    archive = Archive(host, port, str(table["called"]), calling, lanes, ca)
+    return Outbox(root / str(table["outbox"]), archive)
 
 
 def texts(table: dict[str, object]) -> dict[str, str]:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 KINDS = {1: "magnitude", 2: "phase", 3: "real", 4: "imaginary", 5: "complex"}  # image_type of ISMRMRD
 FRAME_FIELDS = ("repetition", "phase", "contrast", "set", "average")
+SCALE = {"RescaleSlope": "1", "RescaleIntercept": "0"}
+WINDOW = ("WindowCenter", "WindowWidth", "GADGETRON_WindowCenter", "GADGETRON_WindowWidth")
 # A slice off its place by more than this part of the spacing is no rounding.
 SPACING_TOLERANCE = 1e-3
 
@@ -172,6 +174,7 @@ def meta_of(text: bytes | str) -> dict[str, str]:
 
 def _series(images: list[_Image], header: str, number: int) -> Series:
     """One series out of its images; they must form whole frames of one grid."""
+    images = _comparable(images)
     first = images[0]
     frames: dict[tuple[int, ...], list[_Image]] = {}
     for image in images:
@@ -189,6 +192,20 @@ def _series(images: list[_Image], header: str, number: int) -> Series:
         first.meta.setdefault("SliceThickness", f"{thickness:.6g}")
     kind = KINDS.get(int(first.head["image_type"]), "magnitude")
     return Series(volume, geometry, first.meta, header, number, "magnitude" if kind == "complex" else kind)
+
+
+def _comparable(images: list[_Image]) -> list[_Image]:
+    """The images as they are where all have one scale; else in real values, without their scales and windows."""
+    scales = {(image.meta.get("RescaleSlope"), image.meta.get("RescaleIntercept")) for image in images}
+    if len(scales) == 1:
+        return images
+    return [_real(image) for image in images]
+
+
+def _real(image: _Image) -> _Image:
+    slope, intercept = (float(image.meta.get(name, default)) for name, default in SCALE.items())
+    meta = {name: value for name, value in image.meta.items() if name not in (*SCALE, *WINDOW)}
+    return _Image(image.head, (image.voxels.astype(np.float64) * slope + intercept).astype(np.float32), meta)
 
 
 def _check_alike(first: _Image, image: _Image, number: int) -> None:

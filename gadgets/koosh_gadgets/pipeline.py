@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import ismrmrd
@@ -29,6 +30,8 @@ from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.readouts import Readouts
 
 if TYPE_CHECKING:
+    from koosh_gadgets.dicom.deliver import Delivery
+    from koosh_gadgets.dicom.outbox import Outbox
     from koosh_models.calibration.maps import CoilMaps
     from koosh_models.scan import Scan
 
@@ -42,7 +45,8 @@ BASELINE_SERIES, PREVIEW_SERIES = 20, 90
 class Job:
     """One scan's way through the stages.
 
-    turn  entered around each reconstruction: the queue of a device
+    turn    entered around each reconstruction: the queue of a device
+    outbox  takes every scan as DICOM on its way to a PACS
     """
 
     header: bytes
@@ -50,6 +54,7 @@ class Job:
     journal: Journal = field(default_factory=Journal)
     form: Format = field(default_factory=Format)
     turn: Turn = contextlib.nullcontext
+    outbox: Outbox | None = None
 
     def __post_init__(self) -> None:
         self.parsed: ismrmrd.xsd.ismrmrdHeader = read_header(self.header)
@@ -57,6 +62,7 @@ class Job:
         kinds = [k for k in ("phase", "complex") if getattr(self.settings, k)]
         self.form = dataclasses.replace(self.form, layout=self.settings.layout, kinds=("magnitude", *kinds))
         self.first_counter: int | None = None
+        self.delivery = self._delivery()
 
     def volumes(self, items: Iterable[object], expected: Ahead | None = None) -> Iterator[Volume]:
         """Whole volumes out of a stream of items; `expected` is shown the readouts as they come."""
@@ -79,7 +85,18 @@ class Job:
         finally:
             if expected is not None:
                 expected.close()
+            if self.delivery is not None:  # what is reconstructed is kept, whether or not the peer is still there
+                self.delivery.finish(self.header, self.journal.scan)
         log.info("%s: done; before + after the last readout: %s", self.journal.scan, self.journal.times())
+
+    def _delivery(self) -> Delivery | None:
+        """Where DICOM goes, if it is wanted."""
+        if not self.settings.dicom and self.outbox is None:
+            return None
+        from koosh_gadgets.dicom.deliver import Delivery
+
+        folder = Path(self.settings.dicom) if self.settings.dicom else None
+        return Delivery(folder, self.outbox, self.settings.enhanced, self.form.kinds)
 
     def reconstructed(self, volume: Volume, expected: Ahead | None = None) -> Iterator[ismrmrd.Image]:
         """The images of one volume."""
@@ -90,7 +107,10 @@ class Job:
             outcomes = self._outcomes(volume, place, expected)
         with self.journal.timed("images"):
             for outcome, scan, series in outcomes:
-                yield from images(self._result(volume, place, scan, outcome, series), self.form)
+                result = self._result(volume, place, scan, outcome, series)
+                if self.delivery is not None and not volume.preview:
+                    self.delivery.add(result)
+                yield from images(result, self.form)
 
     def _outcomes(self, volume: Volume, place: Grid, expected: Ahead | None) -> list[tuple[Outcome, Scan, int]]:
         """What is made of a volume: its reconstruction, and the baseline where that is asked for."""

@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from koosh_gadgets.pipeline import Job, Turn
 from koosh_gadgets.settings import Folders, Settings, from_wire
@@ -14,6 +15,9 @@ from koosh_gadgets.stages.image import Format
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.wire.connection import GADGETRON, Connection
 from koosh_gadgets.wire.errors import Cut, TimedOut, WireError
+
+if TYPE_CHECKING:
+    from koosh_gadgets.dicom.outbox import Outbox
 
 log = logging.getLogger(__name__)
 PRESETS: dict[str, dict[str, str]] = {
@@ -33,12 +37,14 @@ class Service:
     base     settings that a peer may change
     folders  where names from the wire are looked up
     presets  configurations that a peer may name, each with its own settings
+    outbox   of the server's PACS; no peer can name one
     """
 
     base: Settings = field(default_factory=Settings)
     folders: Folders = field(default_factory=Folders)
     presets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: dict(PRESETS))
     turn: Turn = contextlib.nullcontext
+    outbox: Outbox | None = None
 
     def settings(self, config: str, parameters: Mapping[str, str]) -> Settings:
         """The settings a peer asks for: a preset by name, then its own parameters."""
@@ -58,7 +64,7 @@ def converse(connection: Connection, service: Service, scan: str) -> int:
         first = next(items, None)  # parameters may come after the header, before the first readout
         settings = service.settings(connection.opening.config, connection.opening.parameters)
         form = Format("gadgetron" if connection.opening.dialect == GADGETRON else "mrd")
-        job = Job(connection.opening.header, settings, journal, form, service.turn)
+        job = Job(connection.opening.header, settings, journal, form, service.turn, service.outbox)
         stream = watched(itertools.chain([] if first is None else [first], items), connection, journal)
         with contextlib.closing(job.images(stream)) as images:
             for n, image in enumerate(images, 1):  # noqa: B007

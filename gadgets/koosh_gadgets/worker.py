@@ -98,7 +98,9 @@ def main(argv: list[str]) -> int:
     base = Settings(**json.loads(argv[2]))
     service = dataclasses.replace(configuration.service(), base=base, turn=Turns())
     warm_up()
-    with control:
+    with control, contextlib.ExitStack() as stack:
+        if service.outbox is not None:
+            stack.enter_context(service.outbox.sending())
         control.send(b"ready")
         while (job := receive(control)) is not None:
             facts, sock = job

@@ -54,7 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.scan == "-":
         return stream_here(sys.stdin.buffer, arguments.out, settings)
     with open_recorded(Path(arguments.scan)) as (header, items, journal):
-        return deliver(arguments.out, header, Job(header, settings, journal).images(items, depth=1))
+        job = Job(header, settings, journal)
+        return deliver(arguments.out, header, job.images(items, depth=1)) or failed(job)
+
+
+def failed(job: Job) -> int:
+    """1 where the DICOM files that were asked for could not be written, which the log has explained."""
+    return int(job.delivery is not None and bool(job.delivery.problem))
 
 
 @contextlib.contextmanager
@@ -132,7 +138,7 @@ def stream_here(raw: BinaryIO, out: str, settings: Settings) -> int:
         raise ValueError("the stream on stdin ends before a header")
     connection = Connection(opening, source, Silent(), Limits())
     job = Job(opening.header, parameters.build(opening.parameters, settings), journal)
-    return deliver(out, opening.header, job.images(connection.items(), depth=1))
+    return deliver(out, opening.header, job.images(connection.items(), depth=1)) or failed(job)
 
 
 def elsewhere(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 ABANDONED_S = 3600  # what a process that died was putting together is older than this
 LONGEST_WAIT_S = 300.0
+LOOK_S = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,26 +41,32 @@ class Outbox:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
 
-    def put(self, files: Iterable[Path]) -> Path:
+    @contextlib.contextmanager
+    def entry(self) -> Iterator[Path]:
+        """A folder to fill, which becomes an entry when the block ends well and vanishes when it doesn't."""
+        aside = self.folder / f".new-{uuid.uuid4().hex}"
+        try:
+            aside.mkdir(mode=0o700)
+            yield aside
+            for file in aside.iterdir():
+                _secure(file)
+            _sync(aside)
+            os.rename(aside, self.folder / f"{time.time_ns():020d}-{aside.name[-8:]}")
+            _sync(self.folder)
+        except OSError as error:
+            raise OSError(error.errno, f"outbox {self.folder} can't take it: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.wake.set()
+
+    def put(self, files: Iterable[Path]) -> None:
         """Copy files in as one entry and wake the sender; on a full disk there is an OSError and no entry."""
         files = list(files)
         if not files:
             raise ValueError("no files to put into the outbox")
-        aside = self.folder / f".new-{uuid.uuid4().hex}"
-        try:
-            aside.mkdir(mode=0o700)
+        with self.entry() as aside:
             for file in files:
-                _copy(file, aside / file.name)
-            entry = self.folder / f"{time.time_ns():020d}-{aside.name[-8:]}"
-            os.rename(aside, entry)
-            _sync(self.folder)
-        except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(
-                error.errno, f"outbox {self.folder} can't take {len(files)} files: {error.strerror}"
-            ) from error
-        self.wake.set()
-        return entry
+                shutil.copyfile(file, aside / file.name)
 
     def entries(self) -> list[Path]:
         """What waits, oldest first."""
@@ -89,7 +96,8 @@ class Outbox:
             except OSError as error:  # the folder itself; what lies in it is still there when it is back
                 log.error("outbox %s can't be read: %s", self.folder, error.strerror or error)
                 failed += 1
-            self.wake.wait(min(LONGEST_WAIT_S, 2.0**failed) if failed else LONGEST_WAIT_S)
+            # another process may put something in without waking this one
+            self.wake.wait(min(LONGEST_WAIT_S, 2.0**failed) if failed else LOOK_S)
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[Outbox]:
@@ -140,16 +148,14 @@ class Outbox:
                 yield True
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A copy only this user can read, on the disk before the name of its entry is."""
-    with source.open("rb") as read, open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as write:
-        shutil.copyfileobj(read, write, 1 << 20)
-        write.flush()
-        os.fsync(write.fileno())
+def _secure(file: Path) -> None:
+    """Only this user can read it, and it is on the disk before the name of its entry is."""
+    file.chmod(0o600)
+    _sync(file)
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -42,8 +42,9 @@ def test_entries_leave_once_the_archive_has_them(tmp_path, files):
 
 def test_only_this_user_can_read_what_waits(tmp_path, files):
     box = Outbox(tmp_path / "box", Archive("127.0.0.1", free_port(), "PACS"))
-    entry = box.put(files)
+    box.put(files)
     assert box.drain() != []
+    (entry,) = box.entries()
     for path in [box.folder, entry, *entry.iterdir(), box.folder / ".lock"]:
         assert path.stat().st_mode & 0o077 == 0
 
@@ -94,8 +95,9 @@ def test_an_archive_killed_in_the_middle_gets_the_rest_later_and_nothing_twice(t
 def test_an_entry_that_is_refused_does_not_hold_up_the_next(tmp_path, files):
     with Pacs(statuses=[0xC000]).running() as pacs:
         box = Outbox(tmp_path / "box", pacs.archive)
-        first = box.put(files[:1])
+        box.put(files[:1])
         box.put(files[1:])
+        first = box.entries()[0]
         assert len(box.drain()) == 1
         assert box.entries() == [first]
         assert box.drain() == []
@@ -109,8 +111,8 @@ def test_a_full_disk_leaves_no_entry_and_says_which_outbox(tmp_path, files, monk
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "_copy", full)
-    with pytest.raises(OSError, match=r"box can't take 7 files: No space left") as caught:
+    monkeypatch.setattr(module.shutil, "copyfile", full)
+    with pytest.raises(OSError, match=r"box can't take it: No space left") as caught:
         box.put(files)
     assert caught.value.errno == errno.ENOSPC
     assert list(box.folder.iterdir()) == []
@@ -121,12 +123,12 @@ import os, sys
 from pathlib import Path
 from koosh_gadgets.dicom import outbox
 from koosh_gadgets.dicom.archive import Archive
-whole, count = outbox._copy, iter(range(99))
+whole, count = outbox.shutil.copyfile, iter(range(99))
 def copy(source, target):
     if next(count) == 4:
         os.kill(os.getpid(), 9)
     whole(source, target)
-outbox._copy = copy
+outbox.shutil.copyfile = copy
 outbox.Outbox(Path(sys.argv[1]), Archive("127.0.0.1", 104, "PACS")).put(sorted(Path(sys.argv[2]).glob("*.dcm")))
 """
 
@@ -157,6 +159,7 @@ def test_two_senders_of_one_outbox_do_not_send_twice(tmp_path, files):
 
 def test_the_copies_are_those_of_the_files(tmp_path, files):
     box = Outbox(tmp_path / "box", Archive("127.0.0.1", free_port(), "PACS"))
-    entry = box.put(files)
+    box.put(files)
+    (entry,) = box.entries()
     assert [(entry / file.name).read_bytes() for file in files] == [file.read_bytes() for file in files]
     assert pydicom.dcmread(entry / files[0].name).InstanceNumber == 1
