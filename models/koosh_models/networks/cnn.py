@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from koosh_models.networks.regularizer import activate, convolution, films, shrink
+from koosh_models.networks.convolution import convolution
+from koosh_models.networks.regularizer import activate, films, shrink
 
 
 class Cnn(nn.Module):

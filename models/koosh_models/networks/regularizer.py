@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-SLOPE = 0.1  # of the leaky ReLU, also in the initialization
+from koosh_models.networks.convolution import SLOPE
 
 
 class Regularizer(Protocol):
@@ -41,17 +41,6 @@ def to_image(channels: Tensor, like: Tensor) -> Tensor:
     if not like.is_complex():
         return channels[0].to(like.dtype)
     return torch.view_as_complex(channels.movedim(0, -1).to(like.real.dtype).contiguous())
-
-
-def convolution(n_in: int, n_out: int, kernel: Sequence[int]) -> nn.Module:
-    """A convolution that keeps the size, initialized for a leaky ReLU behind it; the volume is continued by zeros."""
-    kinds = {2: nn.Conv2d, 3: nn.Conv3d}
-    if len(kernel) not in kinds:
-        raise ValueError(f"a kernel over {len(kernel)} axes; images have two or three")
-    layer = kinds[len(kernel)](n_in, n_out, tuple(kernel), padding=tuple(k // 2 for k in kernel))  # type: ignore[arg-type]
-    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
 
 
 def shrink(layer: nn.Module, factor: float = 0.1) -> None:

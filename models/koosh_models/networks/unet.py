@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from koosh_models.networks.regularizer import activate, convolution, films, shrink
+from koosh_models.networks.convolution import convolution
+from koosh_models.networks.regularizer import activate, films, shrink
 
 
 class Unet(nn.Module):
