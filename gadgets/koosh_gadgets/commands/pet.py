@@ -155,10 +155,8 @@ def by_network(arguments: argparse.Namespace, scan: PetFile) -> Tensor:
     network, card = load(arguments.weights)
     if network.dims.consistency != "em":
         raise ValueError(f"{card.name} is a network for MRI ({network.dims.consistency} steps), not for PET")
-    low, high = card.accepts.voxel_mm
-    if min(scan.geometry.voxel_mm) < 0.9 * low or max(scan.geometry.voxel_mm) > 1.1 * high:
-        seen = " x ".join(f"{v:.4g}" for v in scan.geometry.voxel_mm)
-        raise ValueError(f"voxels are {seen} mm, {card.name} knows {low:g} to {high:g}; use --method osem")
+    if (why := card.accepts.refuses_pet(scan.geometry)) is not None:
+        raise ValueError(f"{card.name}: {why}; use --method osem")
     problem = problem_of(scan, network.dims.subsets or arguments.subsets, network.dims.guides > 0)
     with torch.no_grad():
         return network(problem)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from koosh_models.networks.unrolled import Dims
-from koosh_models.scan import Scan
+from koosh_models.scan import Geometry, Scan
 from koosh_models.weights.describe import describe
 
 LARGEST = {"stages": 256, "features": 4096, "layers": 64, "guides": 16, "traits": 64, "degree": 16}
@@ -62,6 +62,17 @@ class Range(BaseModel):
             # a tenth of slack: spokes are rounded, and a range is no cliff
             if min(values) < 0.9 * low or max(values) > 1.1 * high:
                 return f"the {what} is {' x '.join(f'{v:.4g}' for v in values)}, the network knows {low:g} to {high:g}"
+        return None
+
+    def refuses_pet(self, grid: Geometry) -> str | None:
+        """Why PET scans reconstructed on that grid are none of these; None where they are."""
+        if "pet" not in self.families or len(grid.matrix) != self.axes:
+            known = ", ".join(self.families)
+            return f"the scan is PET over {len(grid.matrix)} axes, the network is for {known} over {self.axes}"
+        low, high = self.voxel_mm
+        if min(grid.voxel_mm) < 0.9 * low or max(grid.voxel_mm) > 1.1 * high:
+            seen = " x ".join(f"{v:.4g}" for v in grid.voxel_mm)
+            return f"the voxel size is {seen} mm, the network knows {low:g} to {high:g}"
         return None
 
     def _kind(self) -> str:

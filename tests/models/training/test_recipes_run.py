@@ -37,5 +37,8 @@ def test_every_recipe_trains_at_its_test_size(path, tmp_path):
     again, _ = weights.load(tmp_path / "out.safetensors")
     with torch.no_grad():
         assert torch.equal(again(problem), network(problem))
-    assert card.refuses(case.scan) is None
+    if recipe.data.pet is not None:
+        assert card.accepts.refuses_pet(recipe.data.pet.geometry) is None
+    else:
+        assert card.refuses(case.scan) is None
     assert "data:image/png" in of_run(tmp_path, [found], [case])
