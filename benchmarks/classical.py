@@ -19,8 +19,8 @@ from koosh_models.physics.mri import non_cartesian
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.sense import PairNormal, Sense, SenseNormal
 
-OURS_LAMBDAS = (0.004, 0.006, 0.009, 0.013, 0.018)
-BART_LAMBDAS = ("0.005", "0.01", "0.015", "0.02")
+OURS_LAMBDAS = (0.006, 0.009, 0.013, 0.018)
+BART_LAMBDAS = ("0.01", "0.015", "0.02")
 THIS = "benchmarks.classical"
 
 

@@ -16,8 +16,8 @@ from koosh_models.physics.problem import LinearProblem
 from koosh_models.physics.sense import Maps, PairNormal, Sense, SenseNormal
 from koosh_models.scan import Scan
 
-# Below this many samples a voxel the explicit pair beats the Toeplitz normal on the CPU (one thread, finufft eps 1e-4)
-PAIR_BELOW = {2: 0.10, 3: 0.08}
+# Below this many samples a voxel the explicit pair beats the Toeplitz normal on the CPU (one thread, finufft eps 1e-4):
+PAIR_BELOW = {2: 0.15, 3: 0.08}
 LARGE = 256**3  # voxels from which a GPU uses the form with one volume of scratch
 
 
