@@ -9,6 +9,7 @@ import logging
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,17 @@ import ismrmrd
 
 from koosh_gadgets.spool import Recorded, Recording, mark_delivered
 from koosh_gadgets.wire import ids, messages
-from koosh_gadgets.wire.connection import GADGETRON, MRD, TRUNCATED, Opening, SocketOutput, drain, frames, open_stream
+from koosh_gadgets.wire.connection import (
+    GADGETRON,
+    MRD,
+    TRUNCATED,
+    Opening,
+    SocketOutput,
+    answer,
+    drain,
+    frames,
+    open_stream,
+)
 from koosh_gadgets.wire.errors import Cut, PeerError, TimedOut, WireError
 from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.source import SocketReceiver, Source, watch
@@ -111,7 +122,8 @@ class Answers:
 class Feeder:
     """Sends messages to the worker from a queue, so that neither its start nor its load ever holds a client up."""
 
-    def __init__(self, worker: Worker, scan: str, sink: Sink) -> None:
+    def __init__(self, worker: Worker, scan: str, sink: Sink, since: float = 0.0) -> None:
+        self._since = since
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._worker, self._scan, self._sink = worker, scan, sink
         self._error: Exception | None = None
@@ -124,7 +136,7 @@ class Feeder:
 
     def _run(self) -> None:
         try:
-            with self._worker.open(self._scan) as sock:
+            with self._worker.open(self._scan, self._since) as sock:
                 answers = Answers(sock, self._sink)
                 with contextlib.suppress(OSError):  # a worker that is gone is noticed by its answers
                     while (raw := self._messages.get()) is not None:
@@ -215,7 +227,7 @@ class Client:
     """A connected peer, from the server's side."""
 
     def __init__(self, sock: socket.socket, limits: Limits) -> None:
-        self.sock, self.limits = sock, limits
+        self.sock, self.limits, self.since = sock, limits, time.monotonic()
         watch(sock)
         self.receiver = SocketReceiver(sock, limits.idle_s)
         self.receiver.expect_within(limits.header_s)
@@ -275,6 +287,7 @@ def pump(client: Client, recording: Recording | None, forward: Callable[[memoryv
             if number == ids.CLOSE:
                 return ""
             if number == ids.QUERY:
+                answer_query(client, raw)
                 continue
             if number == ids.ERROR:
                 raise PeerError("the peer reports a failure of its own")
@@ -282,3 +295,9 @@ def pump(client: Client, recording: Recording | None, forward: Callable[[memoryv
     except TimedOut as error:
         return str(error)
     return ""
+
+
+def answer_query(client: Client, raw: memoryview) -> None:
+    """Questions are answered at once, by the process that owns the socket."""
+    query = messages.read_query(Source(io.BytesIO(raw[2:]).readinto), client.limits)
+    client.output.send(messages.response(query, answer(query.text)))

@@ -137,7 +137,7 @@ class Server:
     def _at_once(self, client: Client, name: str, recording: Recording | None) -> None:
         """Stream to the worker while the client sends; images go back as they come."""
         sink = ToClient(client.output)
-        feeder = Feeder(self.worker, name, sink)
+        feeder = Feeder(self.worker, name, sink, client.since)
         for raw in client.first:
             feeder.put(raw)
         if recording is not None and recording.warning:

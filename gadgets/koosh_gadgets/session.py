@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -55,13 +56,18 @@ class Service:
         return from_wire({**chosen, **parameters}, self.base, self.folders)
 
 
-def converse(connection: Connection, service: Service, scan: str) -> int:
-    """Reconstruct what the peer sends; the number of images sent back. Every failure reaches the peer first."""
+def converse(connection: Connection, service: Service, scan: str, since: float = 0.0) -> int:
+    """Reconstruct what the peer sends; the number of images sent back. Every failure reaches the peer first.
+
+    since  monotonic time at which the peer connected, 0 where that is not known
+    """
     journal = Journal(scan)
     n = 0
     try:
         items = connection.items()
         first = next(items, None)  # parameters may come after the header, before the first readout
+        if since:
+            journal.facts["koosh_first_item_ms"] = f"{1000 * (time.monotonic() - since):.1f}"
         settings = service.settings(connection.opening.config, connection.opening.parameters)
         form = Format("gadgetron" if connection.opening.dialect == GADGETRON else "mrd")
         job = Job(connection.opening.header, settings, journal, form, service.turn, service.outbox)

@@ -67,14 +67,14 @@ def warm_up() -> None:
     log.info("ready: torch %s, %s, %s", torch.__version__, engines.choose(torch.device("cpu")), reconstruct.METHODS)
 
 
-def handle(sock: socket.socket, service: Service, scan: str) -> None:
+def handle(sock: socket.socket, service: Service, scan: str, since: float) -> None:
     """One scan on its own socket."""
     with sock:
         try:
             connection = connect(sock, LIMITS)
             if connection is not None:
                 with connection:
-                    converse(connection, service, scan)
+                    converse(connection, service, scan, since)
         except Exception:  # converse has told the peer; the worker goes on
             log.debug("scan %s ended with an error", scan, exc_info=True)
 
@@ -104,7 +104,8 @@ def main(argv: list[str]) -> int:
         control.send(b"ready")
         while (job := receive(control)) is not None:
             facts, sock = job
-            threading.Thread(target=handle, args=(sock, service, facts["scan"]), daemon=True).start()
+            arguments = (sock, service, str(facts["scan"]), float(facts["since"]))
+            threading.Thread(target=handle, args=arguments, daemon=True).start()
     return 0
 
 

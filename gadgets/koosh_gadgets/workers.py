@@ -63,8 +63,8 @@ class Worker:
         """Of the process that is running now."""
         return self._process.pid if self._process is not None else None
 
-    def open(self, scan: str) -> socket.socket:
-        """A socket to the worker for one scan."""
+    def open(self, scan: str, since: float = 0.0) -> socket.socket:
+        """A socket to the worker for one scan; `since` is the monotonic time at which its peer connected."""
         for _ in range(3):
             control, ready = self._control, self._ready
             if control is None or not ready.wait(START_S):
@@ -72,7 +72,7 @@ class Worker:
             ours, theirs = socket.socketpair()
             with theirs:
                 try:
-                    socket.send_fds(control, [json.dumps({"scan": scan}).encode()], [theirs.fileno()])
+                    socket.send_fds(control, [json.dumps({"scan": scan, "since": since}).encode()], [theirs.fileno()])
                     return ours
                 except OSError:  # it died just now; the watcher starts another
                     ours.close()

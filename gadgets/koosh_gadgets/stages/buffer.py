@@ -93,21 +93,33 @@ class Group:
                 )
 
     def _finite(self, block: Readouts) -> np.ndarray:
-        good = np.isfinite(block.data).all((1, 2)) & np.isfinite(block.trajectory).all((1, 2))
+        good = finite(block.data) & finite(block.trajectory)
         self.broken += int((~good).sum())
         return np.asarray(good)
 
     def _new(self, block: Readouts) -> np.ndarray:
         """Readouts whose number, indices and first samples have not come before."""
-        fresh = np.ones(len(block), bool)
-        counters, idx = block.heads["scan_counter"], block.heads["idx"]
-        for i in range(len(block)):
-            name = counters[i].tobytes() + idx[i].tobytes() + block.data[i, 0, :8].tobytes()
+        n = len(block)
+        heads, first = block.heads, np.ascontiguousarray(block.data[:, 0, :8])
+        parts = [np.ascontiguousarray(part).view(np.uint8).reshape(n, -1) for part in (
+            heads["scan_counter"], heads["idx"], first)]  # fmt: skip
+        raw = np.concatenate(parts, axis=1)
+        width, flat = raw.shape[1], raw.tobytes()
+        fresh = np.ones(n, bool)
+        for i in range(n):
+            name = flat[i * width : (i + 1) * width]
             if name in self.seen:
                 fresh[i] = False
-            self.seen.add(name)
+            else:
+                self.seen.add(name)
         self.duplicates += int((~fresh).sum())
         return fresh
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """(readout) bool: all of (readout, ...) is finite; complex numbers as pairs, which is twice as fast."""
+    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    return np.asarray(np.isfinite(flat.view(np.float32)).all(1))
 
 
 class Buffer:
@@ -241,7 +253,7 @@ def averages(group: Group) -> int:
 
 def correlate(group: Group, block: Readouts) -> None:
     """Add the block to the correlation of coils; per readout and in double, so that the order changes nothing."""
-    good = block.data[np.isfinite(block.data).all((1, 2))]
+    good = block.data[finite(block.data)]
     part = np.matmul(good, good.conj().transpose(0, 2, 1)).sum(0, dtype=np.complex128)
     group.correlation = part if group.correlation is None else group.correlation + part
 
