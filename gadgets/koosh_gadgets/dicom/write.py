@@ -53,7 +53,8 @@ def write_subject(ready: Subject, folder: str | Path, is_enhanced: bool) -> list
         for name in names:
             os.replace(aside / name, folder / name)
     except OSError as error:
-        raise OSError(error.errno, f"DICOM series not written to {folder}: {error.strerror or error}") from error
+        cause = _cause(error)
+        raise OSError(cause.errno, f"DICOM series not written to {folder}: {cause.strerror}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     log.info("%d DICOM %s written", len(names), "object" if len(names) == 1 else "objects")
@@ -68,6 +69,16 @@ def _write(ready: Subject, aside: Path, is_enhanced: bool) -> list[str]:
         names.append(f"{stem}-{data.InstanceNumber:05d}.dcm")
         _write_file(data, aside / names[-1])
     return names
+
+
+def _cause(error: OSError) -> OSError:
+    """The system's own error inside what pydicom makes of it, a page of traceback without a number."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno is not None:
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return error
 
 
 def _write_file(data: Dataset, path: Path) -> None:
