@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def turned(path: Trajectory, rng: np.random.Generator, rotate: bool) -> Trajecto
 def write_case(path: Path, case: Case) -> None:
     """A case as safetensors, whole or not at all."""
     assert case.scan.weights is not None
-    part = path.with_suffix(".part")
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part")  # ranks may make the same case at once
     tensors = {
         "kspace": case.scan.kspace, "omega": case.scan.omega, "weights": case.scan.weights, "maps": case.maps,
         "target": case.target, "mask": case.mask,
