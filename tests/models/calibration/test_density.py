@@ -1,5 +1,6 @@
 """Density weights: cell volumes on known families, fixed points of the local density on all."""
 
+import itertools
 import math
 
 import pytest
@@ -51,7 +52,7 @@ def test_analytic_weights_fill_each_shell_with_its_volume(family):
     weights = density.analytic(path.omega, matrix, family, path.readout)
     radius = path.omega.norm(dim=0)
     edges = torch.linspace(0.1, 1.0, 6) * float(radius.max())
-    sums = torch.stack([weights[(radius >= a) & (radius < b)].sum() for a, b in zip(edges, edges[1:], strict=False)])
+    sums = torch.stack([weights[(radius >= a) & (radius < b)].sum() for a, b in itertools.pairwise(edges)])
     volumes = edges[1:] ** len(matrix) - edges[:-1] ** len(matrix)
     share = sums / volumes
     assert float((share / share.mean() - 1).abs().max()) < 0.25
