@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import ismrmrd
+import numpy as np
 
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages import calibrate
-from koosh_gadgets.stages.ahead import Ahead, Prefix
+from koosh_gadgets.stages.ahead import EPS, Ahead, Prefix
 from koosh_gadgets.stages.buffer import Volume, buffer, label
 from koosh_gadgets.stages.encoding import Encoding, encodings
+from koosh_gadgets.stages.frames import joined, reconstruct_series, stacked
 from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
-from koosh_gadgets.stages.image import Format, Result, images
+from koosh_gadgets.stages.image import Format, Result, brightness, images
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.reconstruct import Outcome, calibrated, gridded, reconstruct, sentence
 from koosh_gadgets.stages.trajectory import APART, with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
 from koosh_gadgets.stages.whiten import whiten
 from koosh_gadgets.wire.header import read_header
-from koosh_gadgets.wire.readouts import Readouts
+from koosh_gadgets.wire.readouts import BLOCK, Readouts
 
 if TYPE_CHECKING:
     from koosh_gadgets.dicom.deliver import Delivery
@@ -62,6 +64,8 @@ class Job:
         kinds = [k for k in ("phase", "complex") if getattr(self.settings, k)]
         self.form = dataclasses.replace(self.form, layout=self.settings.layout, kinds=("magnitude", *kinds))
         self.first_counter: int | None = None
+        self.next_index: dict[int, int] = {}
+        self.places: dict[tuple[int, tuple[float, float, float]], dict[int, int]] = {}
         self.delivery = self._delivery()
 
     def volumes(self, items: Iterable[object], expected: Ahead | None = None) -> Iterator[Volume]:
@@ -80,8 +84,8 @@ class Job:
         """
         expected = Ahead.of(self.spaces, self.settings, self.journal)
         try:
-            for volume in in_background(self.volumes(items, expected), depth):
-                yield from self.reconstructed(volume, expected)
+            for volumes in joined(in_background(self.volumes(items, expected), depth)):
+                yield from self.reconstructed(volumes, expected)
         finally:
             if expected is not None:
                 expected.close()
@@ -98,19 +102,34 @@ class Job:
         folder = Path(self.settings.dicom) if self.settings.dicom else None
         return Delivery(folder, self.outbox, self.settings.enhanced, self.form.kinds)
 
-    def reconstructed(self, volume: Volume, expected: Ahead | None = None) -> Iterator[ismrmrd.Image]:
-        """The images of one volume."""
+    def reconstructed(self, volumes: tuple[Volume, ...], expected: Ahead | None = None) -> Iterator[ismrmrd.Image]:
+        """The images of one volume, or of the frames of a series."""
         if self.first_counter is None:
-            self.first_counter = int(volume.heads["scan_counter"].min())
-        place = grid(volume.encoding, self.settings.matrix)
+            self.first_counter = min(int(v.heads["scan_counter"].min()) for v in volumes)
+        place = grid(volumes[0].encoding, self.settings.matrix)
         with self.turn():
-            outcomes = self._outcomes(volume, place, expected)
+            if len(volumes) > 1:
+                outcomes = self._frames(volumes, place)
+            else:
+                outcomes = [(volumes[0], *o) for o in self._outcomes(volumes[0], place, expected)]
+        top = brightness(np.abs(np.stack([o.volume.cpu().numpy() for _, o, _, _ in outcomes]))) if volumes[1:] else 0.0
         with self.journal.timed("images"):
-            for outcome, scan, series in outcomes:
-                result = self._result(volume, place, scan, outcome, series)
+            for volume, outcome, scan, series in outcomes:
+                result = dataclasses.replace(self._result(volume, place, scan, outcome, series), top=top)
                 if self.delivery is not None and not volume.preview:
                     self.delivery.add(result)
                 yield from images(result, self.form)
+
+    def _frames(self, volumes: tuple[Volume, ...], place: Grid) -> list[tuple[Volume, Outcome, Scan, int]]:
+        """The frames of a series, reconstructed together."""
+        with self.journal.timed("grid"):
+            scans = [scan_of(volume, place, self.journal) for volume in volumes]
+        if self.settings.gating or any(scan.weights is not None for scan in scans):
+            self.journal.note("the frames are reconstructed one by one: they are gated, or reach beyond the grid")
+            return [(v, *o) for v in volumes for o in self._outcomes(v, place, None)]
+        whole = reconstruct_series(stacked(scans), self.settings, self.journal)
+        parts = [dataclasses.replace(whole, volume=whole.volume[k]) for k in range(len(volumes))]
+        return [(v, o, s, 1) for v, o, s in zip(volumes, parts, scans, strict=True)]
 
     def _outcomes(self, volume: Volume, place: Grid, expected: Ahead | None) -> list[tuple[Outcome, Scan, int]]:
         """What is made of a volume: its reconstruction, and the baseline where that is asked for."""
@@ -156,14 +175,28 @@ class Job:
         wanted = tuple(int(n) for n in place.wanted[::-1])
         fov = tuple(v * n for v, n in zip(space.voxel_mm, wanted, strict=True))
         what = " preview" if volume.preview else " baseline" if series == BASELINE_SERIES else ""
+        number = self._series(volume, series, space.position_mm)
+        first = self.next_index.get(number, 0)
+        self.next_index[number] = first + (wanted[0] if len(wanted) == 3 else 1)
         return Result(
             volume=cropped(outcome.volume.cpu().numpy(), place),
             geometry=dataclasses.replace(space, matrix=wanted, fov_mm=fov),
             head=volume.heads[0],
-            series=series + 5 * int(volume.key[0]) if series == 1 else series,
+            first=first,
+            series=number,
             name=f"{self.settings.series} {outcome.method}{what}",
             meta=self._meta(volume, outcome),
         )
+
+    def _series(self, volume: Volume, series: int, position: tuple[float, float, float]) -> int:
+        """The series a volume belongs to: one an encoding; slices that all claim one place get a series each."""
+        if series != 1:
+            return series
+        own = self.places.setdefault((volume.key[0], position), {})
+        offset = own.setdefault(volume.key[1], len(own))
+        if offset:
+            self.journal.note("several slices carry the same position: each goes into a series of its own")
+        return series + 5 * int(volume.key[0]) + offset
 
     def _meta(self, volume: Volume, outcome: Outcome) -> dict[str, str]:
         """Provenance: only what does not change from run to run belongs to the pixels, the rest is for readers."""
@@ -177,6 +210,7 @@ class Job:
             "koosh_complete": str(not (volume.missing or journal.truncated or volume.preview)).lower(),
             "koosh_notes": "; ".join(journal.notes),
             "koosh_seconds": journal.times(),
+            "koosh_plan": plan(),
             **journal.facts,
         }
         if outcome.reason:
@@ -184,6 +218,16 @@ class Job:
         if journal.truncated:
             found["koosh_truncated"] = journal.truncated
         return found
+
+
+def plan() -> str:
+    """What the bits of the image depend on beside data and settings."""
+    import torch
+
+    from koosh_models.physics import engines
+
+    backend = engines.choose(torch.device("cpu"))
+    return f"{backend}, eps {EPS:g}, coil groups of 4, {torch.get_num_threads()} threads, blocks of {BLOCK} readouts"
 
 
 def shown(items: Iterable[object], expected: Ahead) -> Iterator[object]:

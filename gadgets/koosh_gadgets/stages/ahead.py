@@ -141,13 +141,15 @@ class Ahead:
             return None
 
     def _from(self, kspace: Tensor) -> Prefix:
-        from koosh_models.calibration.maps import low_frequency
+        from koosh_models.reconstruct import calibrate
+        from koosh_models.scan import Geometry, Scan
         from koosh_models.support import box_around
 
         weights = self.weights()
+        n, place = self.n_prefix, Geometry(self.matrix, tuple(float(m) for m in self.matrix))
         with self.journal.timed("coil maps"):
-            n = self.n_prefix
-            maps = low_frequency(kspace, self.omega[:, :n].contiguous(), weights[:n], self.matrix)
+            part = Scan(kspace, self.omega[:, :n].contiguous(), place, self.samples, weights[:n])
+            maps = calibrate(part)
             box = box_around(maps.mask)
         return Prefix(digest(kspace), maps, box, self._kernel(box, weights) if self.iterate else None)
 

@@ -20,6 +20,7 @@ class Encoding:
     limited     per volume, as the encoding limits have it (often wrong in converted files)
     centers     (step 1, step 2) of k = 0
     unit        of the trajectory, where the header names it
+    phases      cardiac (or other) phases of a volume
     """
 
     matrix: np.ndarray
@@ -33,6 +34,7 @@ class Encoding:
     limited: int | None
     centers: tuple[int, int]
     unit: str | None
+    phases: int = 1
 
     @property
     def n_axes(self) -> int:
@@ -84,6 +86,7 @@ def _encoding(e: ismrmrd.xsd.encodingType, unit: str | None, total: str | None, 
         limited=None if cartesian else _limited(e),
         centers=(_center(e, 1), _center(e, 2)),
         unit=unit,
+        phases=_count(getattr(e.encodingLimits, "phase", None)),
     )
 
 

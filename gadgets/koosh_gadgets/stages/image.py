@@ -37,6 +37,8 @@ class Result:
     series     image_series_index
     name       series description
     meta       further keys: method, weights, notes
+    first      image_index of its first image
+    top        magnitude that is given a fixed grey level, 0: the volume's own; frames of a series share one
     """
 
     volume: np.ndarray
@@ -45,6 +47,8 @@ class Result:
     series: int
     name: str
     meta: dict[str, str] = field(default_factory=dict)
+    first: int = 0
+    top: float = 0.0
 
     @property
     def zyx(self) -> np.ndarray:
@@ -75,13 +79,13 @@ def images(result: Result, form: Format) -> Iterator[ismrmrd.Image]:
     if not np.isfinite(result.volume).all():
         raise ValueError("the reconstructed image contains NaN or Inf")
     for kind in form.kinds:
-        pixels, scaling = scaled(result.zyx, kind, form.dialect)
+        pixels, scaling = scaled(result.zyx, kind, form.dialect, result.top)
         for layout in ("slices", "volume") if form.layout == "both" else (form.layout,):
             offset = SERIES_STEP[kind] + (300 if layout == "volume" and form.layout == "both" else 0)
             yield from _cut(result, pixels, scaling, kind, offset, layout, form.dialect)
 
 
-def scaled(volume: np.ndarray, kind: str, dialect: str) -> tuple[np.ndarray, dict[str, str]]:
+def scaled(volume: np.ndarray, kind: str, dialect: str, top: float = 0.0) -> tuple[np.ndarray, dict[str, str]]:
     """Pixels of the whole volume under one scale, and the keys that undo it (and set the window)."""
     if kind == "complex":
         return volume.astype(np.complex64), {}
@@ -90,13 +94,17 @@ def scaled(volume: np.ndarray, kind: str, dialect: str) -> tuple[np.ndarray, dic
         pixels = np.clip(np.rint((np.angle(volume) - intercept) / slope), 0, 4096)
         return as_type(pixels, dialect), keys(slope, intercept, 2048, 4096)
     magnitude = np.abs(volume)
-    top = float(np.quantile(magnitude, 0.999))
-    top = top if top > 0 else float(magnitude.max()) or 1.0
-    slope = top / BRIGHT
+    slope = (top or brightness(magnitude)) / BRIGHT
     pixels = np.minimum(np.rint(magnitude / slope), GREY)
     low, high = np.quantile(pixels, [0.02, 0.995])
     width = max(1.0, float(high - low))
     return as_type(pixels, dialect), keys(slope, 0.0, float(low) + width / 2, width)
+
+
+def brightness(magnitude: np.ndarray) -> float:
+    """A robust maximum: the 99.9th percentile; 1 for an empty image."""
+    top = float(np.quantile(magnitude, 0.999))
+    return top if top > 0 else float(magnitude.max()) or 1.0
 
 
 def as_type(pixels: np.ndarray, dialect: str) -> np.ndarray:
@@ -148,8 +156,7 @@ def header(result: Result, data: np.ndarray, piece: int | None, dialect: str) ->
     nz, ny, nx = data.shape
     head.field_of_view[:] = (nx * dx, ny * dy, nz * dz)
     head.position[:] = position(result, piece, dialect)
-    frame = int(acquisition.idx.repetition) * len(result.zyx)
-    head.image_index = ((piece or 0) + frame + (acquisition.idx.slice if len(place.matrix) == 2 else 0)) & 0xFFFF
+    head.image_index = (result.first + (piece or 0)) & 0xFFFF
     if piece is not None and len(place.matrix) == 3:
         head.slice = piece
     return head

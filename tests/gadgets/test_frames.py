@@ -1,0 +1,43 @@
+"""Cardiac phases of a slice are reconstructed as one series."""
+
+import numpy as np
+import pytest
+
+from koosh_gadgets.files import open_scan
+from koosh_gadgets.pipeline import Job
+from koosh_gadgets.settings import Settings
+from koosh_models.simulation.phantoms import phantom
+from koosh_models.simulation.recordfile import write_scan
+from koosh_models.simulation.simulate import simulate
+from koosh_models.simulation.trajectories import trajectory
+
+
+@pytest.fixture(scope="module")
+def cine(tmp_path_factory):
+    """A simulated cine of four phases: header and blocks."""
+    path = tmp_path_factory.mktemp("cine") / "scan.h5"
+    way = trajectory("cine_radial", (32, 32), 2.0, n_frames=4)
+    anatomy = phantom("cine", (32, 32), n_frames=4)
+    write_scan(path, simulate(anatomy.image, way, mask=anatomy.mask, n_coils=4, noise=0.01), way)
+    with open_scan(path) as file:
+        return file.xml, list(file.items()), anatomy.image.abs().numpy()
+
+
+def test_the_phases_come_as_frames_of_one_series_under_one_scale(cine):
+    xml, items, truth = cine
+    images = list(Job(xml, Settings(method="cg")).images(items))
+    assert [im.phase for im in images] == [0, 1, 2, 3]
+    assert [im.image_index for im in images] == [0, 1, 2, 3]
+    assert len({im.meta["RescaleSlope"] for im in images}) == 1
+    assert {im.image_series_index for im in images} == {1}
+    got = np.stack([im.data[0, 0] for im in images]).astype(float)
+    for frame, wanted in zip(got, truth, strict=True):
+        assert np.corrcoef(frame.ravel(), wanted.ravel())[0, 1] > 0.9
+
+
+def test_frames_of_unlike_size_are_reconstructed_one_by_one(cine):
+    xml, items, _ = cine
+    readouts = [a for block in items for a in block.acquisitions()]
+    images = list(Job(xml, Settings(method="cg")).images(readouts[:-1]))
+    assert [im.phase for im in images] == [0, 1, 2, 3]
+    assert images[-1].meta["koosh_complete"] == "false"
