@@ -32,7 +32,7 @@ class Equilibrium:
     tolerance: float = 1e-3
     limit: int = 30
     objective: Objective = field(default_factory=Objective)
-    run: int = 0
+    run: int = field(default=0, init=False)
 
     def phases(self, network: Unrolled) -> list[list[nn.Parameter]]:
         """One group: all."""

@@ -119,11 +119,11 @@ class Invertible:
     """
 
     tile: int | tuple[int, ...] | None = None
-    tolerance: float = 1e-4
+    tolerance: float = 3e-5
     steps: int = 30
     lipschitz: float | None = 0.9
     objective: Objective = field(default_factory=Objective)
-    kept: tuple[int, ...] = ()
+    kept: tuple[int, ...] = field(default=(), init=False)
 
     def phases(self, network: Unrolled) -> list[list[nn.Parameter]]:
         """One group: all."""

@@ -75,7 +75,7 @@ def test_more_stages_cost_one_volume_each_or_nothing(name, grows):
     seen, kept = {}, []
     for stages in (5, 20):
         torch.manual_seed(0)
-        network = build(replace(KINDS["2d"], stages=stages, lam=3.0))
+        network = build(replace(KINDS["2d"], stages=stages, lam=8.0))
         strategy = STRATEGIES[name]()
         seen[stages] = peak(strategy, network, problem, truth)
         kept += getattr(strategy, "kept", ())
