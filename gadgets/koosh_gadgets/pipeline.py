@@ -24,7 +24,7 @@ from koosh_gadgets.stages.frames import joined, reconstruct_series, stacked
 from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
 from koosh_gadgets.stages.image import Format, Result, brightness, images
 from koosh_gadgets.stages.journal import Journal
-from koosh_gadgets.stages.reconstruct import Outcome, calibrated, gridded, reconstruct, sentence
+from koosh_gadgets.stages.reconstruct import Outcome, calibrated, device_of, gridded, reconstruct, sentence
 from koosh_gadgets.stages.trajectory import APART, with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
 from koosh_gadgets.stages.whiten import whiten
@@ -48,6 +48,7 @@ class Job:
     """One scan's way through the stages.
 
     turn    entered around each reconstruction: the queue of a device
+    device  where it runs: auto, cpu, cuda, cuda:1 ...
     outbox  takes every scan as DICOM on its way to a PACS
     """
 
@@ -57,6 +58,7 @@ class Job:
     form: Format = field(default_factory=Format)
     turn: Turn = contextlib.nullcontext
     outbox: Outbox | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.parsed: ismrmrd.xsd.ismrmrdHeader = read_header(self.header)
@@ -82,7 +84,8 @@ class Job:
 
         depth  volumes that may wait; 0: any number, so that a scanner is never held up
         """
-        expected = Ahead.of(self.spaces, self.settings, self.journal)
+        on_cpu = self.device == "cpu" or device_of(self.device).type == "cpu"
+        expected = Ahead.of(self.spaces, self.settings, self.journal) if on_cpu else None
         try:
             for volumes in joined(in_background(self.volumes(items, expected), depth)):
                 yield from self.reconstructed(volumes, expected)
@@ -123,7 +126,7 @@ class Job:
     def _frames(self, volumes: tuple[Volume, ...], place: Grid) -> list[tuple[Volume, Outcome, Scan, int]]:
         """The frames of a series, reconstructed together."""
         with self.journal.timed("grid"):
-            scans = [scan_of(volume, place, self.journal) for volume in volumes]
+            scans = [scan_of(volume, place, self.journal).to(device_of(self.device)) for volume in volumes]
         if self.settings.gating or any(scan.weights is not None for scan in scans):
             self.journal.note("the frames are reconstructed one by one: they are gated, or reach beyond the grid")
             return [(v, *o) for v in volumes for o in self._outcomes(v, place, None)]
@@ -135,7 +138,7 @@ class Job:
         """What is made of a volume: its reconstruction, and the baseline where that is asked for."""
         settings, journal = self.settings, self.journal
         with journal.timed("grid"):
-            scan = scan_of(volume, place, journal)
+            scan = scan_of(volume, place, journal).to(device_of(self.device))
         numbers = volume.heads["scan_counter"].astype("int64")[: scan.n_readouts] - (self.first_counter or 0)
         expected = expected if expected is not None and expected.matches(scan) else None
         scan = calibrate.weighted(scan, numbers, settings, journal, expected)
@@ -210,7 +213,7 @@ class Job:
             "koosh_complete": str(not (volume.missing or journal.truncated or volume.preview)).lower(),
             "koosh_notes": "; ".join(journal.notes),
             "koosh_seconds": journal.times(),
-            "koosh_plan": plan(),
+            "koosh_plan": plan(self.device),
             **journal.facts,
         }
         if outcome.reason:
@@ -220,14 +223,15 @@ class Job:
         return found
 
 
-def plan() -> str:
+def plan(device: str) -> str:
     """What the bits of the image depend on beside data and settings."""
     import torch
 
     from koosh_models.physics import engines
 
-    backend = engines.choose(torch.device("cpu"))
-    return f"{backend}, eps {EPS:g}, coil groups of 4, {torch.get_num_threads()} threads, blocks of {BLOCK} readouts"
+    where = device_of(device)
+    threads = torch.get_num_threads()
+    return f"{where}, {engines.choose(where)}, eps {EPS:g}, coil groups of 4, {threads} threads, blocks of {BLOCK}"
 
 
 def shown(items: Iterable[object], expected: Ahead) -> Iterator[object]:

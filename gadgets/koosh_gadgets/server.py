@@ -37,7 +37,7 @@ class Server:
 
     def __init__(self, configuration: Configuration, path: Path | None = None) -> None:
         self.configuration = configuration
-        self.worker = Worker(path, configuration.settings)
+        self.worker = Worker(path, configuration.settings, configuration.device)
         self._listener = socket.create_server((configuration.address, configuration.port), backlog=64)
         self._listener.settimeout(0.2)
         self._lock = threading.Lock()

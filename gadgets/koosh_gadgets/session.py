@@ -39,6 +39,7 @@ class Service:
     folders  where names from the wire are looked up
     presets  configurations that a peer may name, each with its own settings
     outbox   of the server's PACS; no peer can name one
+    device   where reconstructions run
     """
 
     base: Settings = field(default_factory=Settings)
@@ -46,6 +47,7 @@ class Service:
     presets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: dict(PRESETS))
     turn: Turn = contextlib.nullcontext
     outbox: Outbox | None = None
+    device: str = "auto"
 
     def settings(self, config: str, parameters: Mapping[str, str]) -> Settings:
         """The settings a peer asks for: a preset by name, then its own parameters."""
@@ -70,7 +72,7 @@ def converse(connection: Connection, service: Service, scan: str, since: float =
             journal.facts["koosh_first_item_ms"] = f"{1000 * (time.monotonic() - since):.1f}"
         settings = service.settings(connection.opening.config, connection.opening.parameters)
         form = Format("gadgetron" if connection.opening.dialect == GADGETRON else "mrd")
-        job = Job(connection.opening.header, settings, journal, form, service.turn, service.outbox)
+        job = Job(connection.opening.header, settings, journal, form, service.turn, service.outbox, service.device)
         stream = watched(itertools.chain([] if first is None else [first], items), connection, journal)
         with contextlib.closing(job.images(stream)) as images:
             for n, image in enumerate(images, 1):  # noqa: B007

@@ -50,21 +50,23 @@ class Turns:
                 self._lock.notify_all()
 
 
-def warm_up() -> None:
+def warm_up(name: str) -> None:
     """Load what the first scan would have to wait for."""
     import torch
 
     from koosh_gadgets.stages import network
+    from koosh_gadgets.stages.reconstruct import device_of
     from koosh_models import reconstruct, weights
     from koosh_models.physics import engines
 
-    for name in weights.names():
+    device = device_of(name)
+    for known in weights.names():
         try:
-            path = weights.path_of(name)
-            network.loaded(path, "cpu", path.stat().st_mtime_ns)
+            path = weights.path_of(known)
+            network.loaded(path, str(device), path.stat().st_mtime_ns)
         except (ValueError, OSError) as error:
-            log.warning("the weights %s can't be used: %s", name, error)
-    log.info("ready: torch %s, %s, %s", torch.__version__, engines.choose(torch.device("cpu")), reconstruct.METHODS)
+            log.warning("the weights %s can't be used: %s", known, error)
+    log.info("ready on %s: torch %s, %s, %s", device, torch.__version__, engines.choose(device), reconstruct.METHODS)
 
 
 def handle(sock: socket.socket, service: Service, scan: str, since: float) -> None:
@@ -90,14 +92,14 @@ def receive(control: socket.socket) -> tuple[dict[str, str], socket.socket] | No
 
 
 def main(argv: list[str]) -> int:
-    """`python -m koosh_gadgets.worker FD CONFIG SETTINGS`: serve scans until the server closes its end."""
+    """`python -m koosh_gadgets.worker FD CONFIG SETTINGS DEVICE`: serve scans until the server closes its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server stops its worker itself
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
     control = socket.socket(fileno=int(argv[0]))
     configuration = load(Path(argv[1])) if argv[1] else load()
     base = Settings(**json.loads(argv[2]))
-    service = dataclasses.replace(configuration.service(), base=base, turn=Turns())
-    warm_up()
+    service = dataclasses.replace(configuration.service(), base=base, turn=Turns(), device=argv[3])
+    warm_up(service.device)
     with control, contextlib.ExitStack() as stack:
         if service.outbox is not None:
             stack.enter_context(service.outbox.sending())

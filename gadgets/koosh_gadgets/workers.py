@@ -23,8 +23,8 @@ START_S = 120.0
 class Worker:
     """One worker process. Scans may be handed over as soon as it is up; until then they wait."""
 
-    def __init__(self, config: Path | None, settings: Settings) -> None:
-        self._arguments = [str(config or ""), json.dumps(dataclasses.asdict(settings))]
+    def __init__(self, config: Path | None, settings: Settings, device: str = "auto") -> None:
+        self._arguments = [str(config or ""), json.dumps(dataclasses.asdict(settings)), device]
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None

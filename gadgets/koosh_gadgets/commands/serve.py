@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 from koosh_gadgets import settings as parameters
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     found = load(arguments.config)
     given = {n: getattr(arguments, n) for n in ("address", "port", "device") if getattr(arguments, n) is not None}
     found = dataclasses.replace(found, **given, settings=parameters.from_arguments(arguments, found.settings))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", found.device):
+        raise ValueError(f"the device is {found.device!r}; wanted auto, cpu, cuda or cuda:N")
     if arguments.spool == "none":
         found = dataclasses.replace(found, spool=None)
     elif arguments.spool is not None or found.spool is None:

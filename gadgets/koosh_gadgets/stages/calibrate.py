@@ -37,7 +37,8 @@ def weighted(scan: Scan, numbers: np.ndarray, settings: Settings, journal: Journ
             chosen = inside > 0
             weights[chosen] = pipe_menon(scan.omega[:, chosen].contiguous(), scan.geometry.matrix)
         if settings.gating:
-            weights = weights * torch.from_numpy(gate(Path(settings.gating), numbers)).repeat_interleave(scan.readout)
+            gated = torch.from_numpy(gate(Path(settings.gating), numbers)).to(weights.device)
+            weights = weights * gated.repeat_interleave(scan.readout)
         return replace(scan, weights=weights)
 
 

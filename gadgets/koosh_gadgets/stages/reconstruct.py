@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import METHODS, Settings
@@ -91,8 +92,13 @@ def problem_of(scan: Scan, maps: CoilMaps, box: Box, prefix: Prefix | None) -> L
 def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outcome:
     """The volume by the first method of the ladder, from the one asked for down to gridding, that succeeds."""
     reasons: list[str] = []
-    for method in METHODS[METHODS.index(settings.method) :]:
+    on_gpu = ready.scan.kspace.device.type != "cpu"
+    for method, on_cpu in product(METHODS[METHODS.index(settings.method) :], (False, True) if on_gpu else (False,)):
         try:
+            if on_cpu and ready.scan.kspace.device.type != "cpu":
+                if not out_of_memory(reasons):
+                    continue  # what fails for other reasons fails there as well
+                ready = brought_home(ready, settings, journal)
             volume = attempt(ready, method, settings, journal)
         except (Unable, MemoryError, ArithmeticError, RuntimeError) as error:  # RuntimeError: torch's out-of-memory
             reasons.append(f"{method}: {sentence(error)}")
@@ -102,6 +108,19 @@ def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outc
             journal.note(f"{method} stands in for {settings.method} ({reason})")
         return Outcome(volume, method, reason)
     raise RuntimeError(f"no method could reconstruct the scan: {'; '.join(reasons)}")
+
+
+def out_of_memory(reasons: list[str]) -> bool:
+    """Whether the last attempt failed for want of memory."""
+    return bool(reasons) and "memory" in reasons[-1].lower()
+
+
+def brought_home(ready: Calibrated, settings: Settings, journal: Journal) -> Calibrated:
+    """The same problem on the CPU, for a GPU that is too small."""
+    assert ready.maps is not None
+    journal.note("the device's memory ran out: reconstructed on the CPU")
+    maps = replace(ready.maps, maps=ready.maps.maps.to("cpu"), mask=ready.maps.mask.cpu())
+    return calibrated(ready.scan.to("cpu"), maps, settings, journal)
 
 
 def sentence(error: BaseException) -> str:
@@ -163,7 +182,7 @@ def gridded(scan: Scan, maps: CoilMaps | None, box: Box | None) -> Tensor:
         sense = Sense(boxed_maps(maps.maps, box), Nufft(scan.omega, box.size), 4)
         return box.embed(sense.adjoint(inside.kspace * inside.weights))
     nufft = Nufft(scan.omega, scan.geometry.matrix)
-    power = torch.zeros(scan.geometry.matrix)
+    power = torch.zeros(scan.geometry.matrix, device=scan.kspace.device)
     for coil in scan.kspace:
         power += nufft.adjoint(coil[None] * scan.weights)[0].abs().square()
     return power.sqrt().to(torch.complex64)
