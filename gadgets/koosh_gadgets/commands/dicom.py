@@ -49,17 +49,17 @@ def _add_push(p: argparse.ArgumentParser) -> None:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Write every series of the file."""
-    from koosh_gadgets.dicom.write import write_series
+    from koosh_gadgets.dicom.write import scan_name, write_series
     from koosh_gadgets.imagefile import read_series
 
     found = read_series(arguments.images)
     chosen = [one for one in found if arguments.series in (None, one.number)]
     if not chosen:
         raise ValueError(f"no series {arguments.series} in {arguments.images}; it has {[one.number for one in found]}")
+    supplied = {"template": arguments.template, "overrides": arguments.json}
+    name = scan_name(found)  # of the whole file, so that a series exported alone belongs to the same study
     for one in chosen:
-        files = write_series(
-            one, arguments.folder, enhanced=arguments.enhanced, template=arguments.template, overrides=arguments.json
-        )
+        files = write_series(one, arguments.folder, enhanced=arguments.enhanced, scan_id=name, **supplied)
         size = " x ".join(map(str, one.volume.shape))
         count = "1 file" if len(files) == 1 else f"{len(files)} files"
         sys.stdout.write(f"series {one.number}: {size} -> {count} in {arguments.folder}\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import ismrmrd
 
 from koosh_gadgets.dicom.outbox import Outbox
-from koosh_gadgets.dicom.write import write_series
+from koosh_gadgets.dicom.write import write_scan
 from koosh_gadgets.imagefile import series_of
 from koosh_gadgets.stages.image import Format, Result, images
 
@@ -43,12 +43,10 @@ class Delivery:
         try:
             found = series_of(kept, header.decode("utf-8", "replace"))
             if self.folder is not None:
-                for one in found:
-                    write_series(one, self.folder, enhanced=self.enhanced)
+                write_scan(found, self.folder, enhanced=self.enhanced)
             if self.outbox is not None:
                 with self.outbox.entry() as aside:
-                    for one in found:
-                        write_series(one, aside, enhanced=self.enhanced)
+                    write_scan(found, aside, enhanced=self.enhanced)
         except (OSError, ValueError) as error:
             self.problem = " ".join(str(error).split())
             log.error("%s: no DICOM: %s", scan, self.problem)

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -83,20 +85,20 @@ def subject(source: Series, facts: Facts, form: str) -> Subject:
     where = planes(source.geometry)
     if where.reverse:
         pixels.pixels[:] = pixels.pixels[:, ::-1].copy()
-    scan = [value for value in (source.meta.get("koosh_scan_id", ""), facts.identity) if value]
-    # a header that doesn't name the scan could be another's too: then the pixels must
-    scan = scan or [facts.identity, source.header, _digest(pixels)]
+    scan = facts.identity or source.header
     given = {keyword: facts.values.get(keyword, "") for keyword in UID_KEYWORDS}
-    study = given["StudyInstanceUID"] or derived_uid("study", *scan)
-    reference = given["FrameOfReferenceUID"] or derived_uid("frame of reference", *scan)
+    study = given["StudyInstanceUID"] or derived_uid("study", scan)
+    reference = given["FrameOfReferenceUID"] or derived_uid("frame of reference", scan)
     recipe = (source.number, source.kind, method(source), series_description(source, facts), software())
-    # a corrected patient or study is another image: an archive would keep the wrong one under an equal UID
-    series = derived_uid("series", form, *scan, study, facts.values["PatientID"], *recipe, *_shape(source))
+    # a corrected patient or study, or other pixels, are another image: under an equal UID an archive keeps the old one
+    who = (study, facts.values["PatientID"])
+    series = derived_uid("series", form, scan, *who, *recipe, *_shape(source), digest(pixels.pixels))
     return Subject(source, facts, pixels, where, study, series, reference)
 
 
-def _digest(pixels: Stored) -> str:
-    return hashlib.sha256(pixels.pixels.tobytes()).hexdigest()
+def digest(pixels: NDArray[np.generic]) -> str:
+    """The sha256 of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 def _shape(source: Series) -> tuple[str, ...]:

@@ -94,15 +94,20 @@ class Facts:
     series_base: int = 0
 
 
-def facts(header: str, template: str | Path | None = None, overrides: str | Path | None = None) -> Facts:
-    """What is known of the scan: JSON before template before header before placeholders."""
+def facts(
+    header: str, template: str | Path | None = None, overrides: str | Path | None = None, scan_id: str = ""
+) -> Facts:
+    """What is known of the scan: JSON before template before header before placeholders.
+
+    scan_id   names the scan where the header doesn't
+    """
     fields = header_fields(header)
     values = _from_header(fields)
     if template is not None:
         values |= _from_template(Path(template))
     if overrides is not None:
         values |= _from_json(Path(overrides))
-    identity = _identity(fields, values)
+    identity = _identity(fields, values) or scan_id
     # the id must differ from unknown patient to unknown patient: archives merge equal ones
     unknown = f"UNKNOWN-{derived_uid('patient', identity or header)[5:17]}"
     filled = {**PLACEHOLDERS, "PatientID": unknown}

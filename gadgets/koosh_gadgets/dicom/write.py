@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom import dcmwrite
@@ -13,9 +14,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from koosh_gadgets.dicom import classic, enhanced
-from koosh_gadgets.dicom.describe import Subject, subject
+from koosh_gadgets.dicom.describe import Subject, digest, subject
 from koosh_gadgets.dicom.metadata import Facts, facts
-from koosh_gadgets.dicom.uids import IMPLEMENTATION
+from koosh_gadgets.dicom.uids import IMPLEMENTATION, derived_uid
 from koosh_gadgets.imagefile import Series
 
 log = logging.getLogger(__name__)
@@ -28,14 +29,35 @@ def write_series(
     enhanced: bool = False,
     template: str | Path | None = None,
     overrides: str | Path | None = None,
+    scan_id: str = "",
 ) -> list[Path]:
     """Write a series into `folder` and give its files, in slice order: one a slice, or one Enhanced MR object.
 
     Written aside first and moved when the last byte is there: on a full disk, or for a series that is refused, nothing
-    appears. `template` (a DICOM file) and `overrides` (JSON) supply patient, study and equipment. File names follow
-    from the UIDs, so that the same series written twice is there once.
+    appears. `template` (a DICOM file) and `overrides` (JSON) supply patient, study and equipment; `scan_id` names a
+    scan whose header doesn't. File names follow from the UIDs, so that the same series written twice is there once.
     """
-    return write_subject(prepared(series, facts(series.header, template, overrides), enhanced), folder, enhanced)
+    known = facts(series.header, template, overrides, scan_id or scan_name([series]))
+    return write_subject(prepared(series, known, enhanced), folder, enhanced)
+
+
+def write_scan(
+    found: Sequence[Series],
+    folder: str | Path,
+    *,
+    enhanced: bool = False,
+    template: str | Path | None = None,
+    overrides: str | Path | None = None,
+) -> dict[int, list[Path]]:
+    """Write every series of one scan, as one study of one patient; the files by series number."""
+    name = scan_name(found)
+    more = {"template": template, "overrides": overrides}
+    return {one.number: write_series(one, folder, enhanced=enhanced, scan_id=name, **more) for one in found}
+
+
+def scan_name(found: Sequence[Series]) -> str:
+    """A name for a scan from what it shows, for headers that give none: two scans must not become one study."""
+    return derived_uid("scan", found[0].header, digest(found[0].volume)) if found else ""
 
 
 def prepared(series: Series, known: Facts, is_enhanced: bool) -> Subject:

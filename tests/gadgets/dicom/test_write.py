@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from koosh_gadgets.dicom.geometry import planes
-from koosh_gadgets.dicom.write import write_series
+from koosh_gadgets.dicom.write import write_scan, write_series
 from koosh_gadgets.imagefile import Series
 from koosh_models.scan import Geometry
 from tests.gadgets.dicom.samples import META, header, phantom, series
@@ -82,9 +82,10 @@ def test_another_scan_recipe_or_patient_gets_other_uids(tmp_path, change):
     assert a.SOPInstanceUID != b.SOPInstanceUID
 
 
-def test_without_a_measurement_id_the_pixels_tell_scans_apart(tmp_path):
-    first = series(header=header(measurement=""))
-    other = series(header=header(measurement=""), volume=first.volume[::-1].copy())
+@pytest.mark.parametrize("measurement", ["", "m17"])
+def test_other_pixels_are_another_image_and_the_same_ones_are_not(tmp_path, measurement):
+    first = series(header=header(measurement=measurement))
+    other = series(header=header(measurement=measurement), volume=first.volume[::-1].copy())
     a, b, again = (pydicom.dcmread(write_series(s, tmp_path)[0]) for s in (first, other, first))
     assert a.SOPInstanceUID == again.SOPInstanceUID != b.SOPInstanceUID
 
@@ -128,6 +129,23 @@ def test_no_header_at_all_gives_honest_placeholders(tmp_path):
     assert "PatientPosition" in data
     assert not data.PatientPosition
     assert "method not recorded" in data.DerivationDescription
+
+
+@pytest.mark.parametrize("given", [{"header": ""}, {}])
+def test_series_of_one_scan_are_one_study_of_one_patient(tmp_path, given):
+    found = [series(number=1, **given), series(number=2, meta={**META, "koosh_method": "cg"}, **given)]
+    written = write_scan(found, tmp_path)
+    objects = [pydicom.dcmread(files[0]) for files in written.values()]
+    for keyword in ("StudyInstanceUID", "PatientID", "FrameOfReferenceUID"):
+        assert len({str(one[keyword].value) for one in objects}) == 1
+    assert len({one.SeriesInstanceUID for one in objects}) == 2
+
+
+def test_two_scans_whose_header_names_neither_are_two_studies(tmp_path):
+    a, b = series(header=""), series(header="", volume=phantom((7, 10, 13)) + 1)
+    objects = [pydicom.dcmread(write_series(one, tmp_path)[0]) for one in (a, b)]
+    assert len({one.StudyInstanceUID for one in objects}) == 2
+    assert len({one.PatientID for one in objects}) == 2
 
 
 def test_two_unknown_patients_are_not_merged(tmp_path):
