@@ -67,6 +67,13 @@ class Case:
         """Whether the samples lie on the image's own grid of k-space."""
         return str(self.facts["family"]).endswith(("cartesian", "cartesian3d"))
 
+    def share(self, rank: int, world: int) -> Case:
+        """The same case with every `world`-th coil, for a rank that shares a volume with others."""
+        if world > self.scan.n_coils:
+            raise ValueError(f"{self.scan.n_coils} coils can't be split over {world} ranks; use fewer ranks")
+        kspace = self.scan.kspace[..., rank::world, :].contiguous()
+        return replace(self, scan=replace(self.scan, kspace=kspace), maps=self.maps[rank::world].contiguous())
+
     def inside(self) -> Case:
         """The same case in the bounding box of its object, as scans are reconstructed."""
         if self.on_grid:  # a box would leave the grid, and a transform of the whole is cheap there

@@ -5,10 +5,14 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, distributed, nn
+
+from koosh_models.physics.mri import robust_scale
+from koosh_models.physics.operator import selfadjoint
+from koosh_models.physics.problem import LinearProblem
 
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
@@ -114,3 +118,28 @@ def wait() -> None:
     """Until all ranks are here."""
     if together():
         distributed.barrier()
+
+
+def total(image: Tensor) -> Tensor:
+    """Sum of an image over all ranks; every rank gets the same bits."""
+    image = image.contiguous()
+    distributed.all_reduce(torch.view_as_real(image) if image.is_complex() else image)
+    return image
+
+
+def joined(own: LinearProblem) -> LinearProblem:
+    """The problem whose coils lie on several ranks, from this rank's share of them; all ranks use it in step.
+
+    `N = sum_ranks N_rank` and `b = sum_ranks b_rank`, so that each rank holds the maps and samples of its coils alone.
+    """
+    if not together():
+        return own
+
+    def apply(x: Tensor) -> Tensor:
+        return total(own.normal(x))
+
+    def normal(x: Tensor) -> Tensor:
+        return selfadjoint(x, apply)
+
+    b = total(own.b.clone())
+    return replace(own, normal=normal, b=b, scale=robust_scale(b))

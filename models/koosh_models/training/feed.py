@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from koosh_models.physics.problem import Problem
+from koosh_models.training import distributed
 from koosh_models.training.cases import Case, draw, read_case, sources, write_case
 from koosh_models.training.pet import PetCase, draw_pet
 from koosh_models.training.recipe import Data
@@ -27,11 +28,14 @@ AnyCase = Case | PetCase
 class Place:
     """This process among those that share the work.
 
-    rank, world    of the group that has volumes of its own
+    rank, world  among those that have volumes of their own
+    coil, coils  among those that share a volume, each with some of its coils
     """
 
     rank: int = 0
     world: int = 1
+    coil: int = 0
+    coils: int = 1
 
 
 def number(data: Data, count: int) -> int:
@@ -109,10 +113,18 @@ class Feed:
                 yield self._held[index]
                 continue
             case = next(coming)
-            pair = (case, case.problem(self.device))
+            pair = (case, self.problem(case))
             if self._keeps:
                 self._held[index] = pair
             yield pair
+
+    def problem(self, case: AnyCase) -> Problem:
+        """The measurement of a case; where ranks share it, of all their coils together."""
+        if self.place.coils == 1:
+            return case.problem(self.device)
+        if not isinstance(case, Case):
+            raise ValueError(f'{case.name} has no coils to share: take training.share = "volumes"')
+        return distributed.joined(case.share(self.place.coil, self.place.coils).problem(self.device))
 
     @property
     def _keeps(self) -> bool:

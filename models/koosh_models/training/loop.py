@@ -78,7 +78,8 @@ class Run:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.step, self.spent, self.stop = 0, 0.0, Stop()
         settings = recipe.training
-        place = Place(me.rank, me.world)
+        self.shared = settings.share == "coils" and me.world > 1
+        place = Place(coil=me.rank, coils=me.world) if self.shared else Place(me.rank, me.world)
         self.feed = Feed(recipe.data, cache, place, settings.accumulate, settings.workers, settings.hold, device)
         self.cache, self._cases = cache, list[tuple[AnyCase, Problem]]()
 
@@ -168,7 +169,8 @@ class Run:
 
     def _step(self, strategy: Strategy, batch: list[tuple[AnyCase, Problem]], rate: float) -> tuple[float, float]:
         """One step of every optimizer; its mean loss and the largest norm of a gradient before clipping."""
-        torch.manual_seed(self.recipe.training.seed * 1_000_003 + self.step * self.me.world + self.me.rank)
+        own = 0 if self.shared else self.me.rank
+        torch.manual_seed(self.recipe.training.seed * 1_000_003 + self.step * self.me.world + own)
         self.network.zero_grad(set_to_none=True)
         losses = [strategy.step(self.network, problem, case.goal(self.device))[-1] for case, problem in batch]
         trained = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -217,15 +219,16 @@ class Run:
         """The validation cases, made once."""
         if not self._cases:
             made = validation_cases(self.recipe.data, self.cache, self.recipe.data.validation_cases)
-            self._cases = [(case, case.problem(self.device)) for case in made]
+            self._cases = [(case, self.feed.problem(case)) for case in made]
         return self._cases
 
     def validate(self, journal: Journal | None) -> dict[str, float]:
         """Mean quality on the validation cases; the first rank does it while the others wait."""
         found = dict[str, float]()
-        if journal is not None:
+        if journal is not None or self.shared:  # where coils are shared, every rank is needed for the operator
             network = self.averaged()
             scores = [validate.score(case, problem, "network", network) for case, problem in self.cases()]
+        if journal is not None:
             found = validate.means(scores)["network"]
             seconds = found.pop("seconds")
             del found["hfen"]

@@ -137,6 +137,7 @@ class Training(Strict):
     hold         problems kept in memory between epochs
     loss         relative_l1 or relative_l2; `ssim` of it is added
     every        weight of the images before the last one
+    share        what ranks share: "volumes", each has its own, or "coils": all work on one volume, each on some coils
     """
 
     accumulate: int = Field(default=1, ge=1)
@@ -150,6 +151,7 @@ class Training(Strict):
     loss: Literal["relative_l1", "relative_l2"] = "relative_l2"
     ssim: float = Field(default=0.0, ge=0)
     every: float = Field(default=0.0, ge=0)
+    share: Literal["volumes", "coils"] = "volumes"
     seed: int = Field(default=0, ge=0)
 
 
