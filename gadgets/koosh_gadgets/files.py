@@ -36,11 +36,13 @@ class ScanFile:
     @cached_property
     def xml(self) -> bytes:
         """The header as it stands in the file."""
-        if "xml" not in self.group or not self.group["xml"].size:
+        with hdf5(self.name):
+            stored = self.group["xml"][:1] if "xml" in self.group else []
+        if not len(stored):
             raise ValueError(
                 f"{self.name} has no XML header in group {self.group.name!r}; it isn't a complete ISMRMRD file"
             )
-        text = self.group["xml"][0]
+        text = stored[0]
         return text.encode() if isinstance(text, str) else bytes(text)
 
     @cached_property
@@ -49,14 +51,16 @@ class ScanFile:
         return read_header(self.xml)
 
     def __len__(self) -> int:
-        return int(self.group["data"].size) if "data" in self.group else 0
+        with hdf5(self.name):
+            return int(self.group["data"].size) if "data" in self.group else 0
 
     @cached_property
     def heads(self) -> np.ndarray:
         """(readout) structured: every acquisition header, without the data."""
         if not len(self):
             return np.zeros(0, HEAD)
-        return as_heads(self.group["data"].fields("head")[:], self.name)
+        with hdf5(self.name):
+            return as_heads(self.group["data"].fields("head")[:], self.name)
 
     def slabs(self) -> Iterator[slice]:
         """Runs of readouts of one shape, as long as a block may be."""
@@ -76,13 +80,16 @@ class ScanFile:
 
     def block(self, slab: slice) -> Readouts:
         """The readouts of one slab, which all have one shape."""
-        heads, records = self.heads[slab], self.group["data"][slab]
+        heads = self.heads[slab]
+        with hdf5(self.name):
+            records = self.group["data"][slab]
+            samples, paths = records["data"], records["traj"]
         n_samples, n_coils, n_axes = (int(heads[name][0]) for name in SHAPE)
         n = len(heads)
-        check_sizes(records["data"], 2 * n_coils * n_samples, f"{self.name}: data", slab)
-        check_sizes(records["traj"], n_samples * n_axes, f"{self.name}: trajectory", slab)
-        data = np.stack(records["data"]).astype(np.float32, copy=False).view(np.complex64)
-        trajectory = np.stack(records["traj"]).astype(np.float32, copy=False)
+        check_sizes(samples, 2 * n_coils * n_samples, f"{self.name}: data", slab)
+        check_sizes(paths, n_samples * n_axes, f"{self.name}: trajectory", slab)
+        data = np.stack(samples).astype(np.float32, copy=False).view(np.complex64)
+        trajectory = np.stack(paths).astype(np.float32, copy=False)
         return Readouts(heads, trajectory.reshape(n, n_samples, n_axes), data.reshape(n, n_coils, n_samples))
 
     def trajectory(self, chosen: np.ndarray) -> np.ndarray:
@@ -91,7 +98,8 @@ class ScanFile:
         n_axes = int(self.heads["trajectory_dimensions"][chosen][0])
         for slab in self.slabs():
             if chosen[slab].any():
-                paths = stored[slab][chosen[slab]]
+                with hdf5(self.name):
+                    paths = stored[slab][chosen[slab]]
                 wanted = n_axes * int(self.heads["number_of_samples"][slab][0])
                 check_sizes(paths, wanted, f"{self.name}: trajectory", slab)
                 parts.append(np.stack(paths).reshape(-1, n_axes))
@@ -99,11 +107,12 @@ class ScanFile:
 
     def waveforms(self) -> Iterator[ismrmrd.Waveform]:
         """All waveforms in their order; usually none."""
-        if "waveforms" not in self.group:
-            return
-        stored = self.group["waveforms"]
-        for start in range(0, stored.size, WAVEFORM_SLAB):
-            for record in stored[start : start + WAVEFORM_SLAB]:
+        with hdf5(self.name):
+            n = int(self.group["waveforms"].size) if "waveforms" in self.group else 0
+        for start in range(0, n, WAVEFORM_SLAB):
+            with hdf5(self.name):
+                records = self.group["waveforms"][start : start + WAVEFORM_SLAB]
+            for record in records:
                 head = waveform_header(record["head"])
                 yield ismrmrd.Waveform(head, record["data"].reshape(head.channels, head.number_of_samples))
 
@@ -118,7 +127,8 @@ def open_scan(path: str | Path, group: str | None = None) -> Iterator[ScanFile]:
     """The scan in the file's `group`, or in its only one; anything else is a sentence about what is wrong."""
     name = Path(path).name
     with opened(path) as file:
-        holders = [key for key, value in file.items() if isinstance(value, h5py.Group) and "xml" in value]
+        with hdf5(name):
+            holders = [key for key, value in file.items() if isinstance(value, h5py.Group) and "xml" in value]
         if not holders:
             raise ValueError(
                 f"{name} is an HDF5 file but holds no ISMRMRD scan; its contents: {', '.join(file) or 'none'}"
@@ -138,10 +148,17 @@ def opened(path: str | Path) -> h5py.File:
         pass  # the operating system's own word for what is missing or forbidden
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path.name} isn't an ISMRMRD file (no HDF5 signature)")
-    try:
+    with hdf5(path.name):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path.name} is a damaged HDF5 file: {error}") from error
+
+
+@contextlib.contextmanager
+def hdf5(name: str) -> Iterator[None]:
+    """What HDF5 raises over a damaged file (several unrelated classes), as one sentence that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
+        raise ValueError(f"{name} is a damaged HDF5 file: {error}; copy it again from its source") from error
 
 
 def as_heads(stored: np.ndarray, name: str) -> np.ndarray:
@@ -206,7 +223,7 @@ def fill_series(group: h5py.Group, images: list[ismrmrd.Image]) -> None:
 def read_images(path: str | Path) -> list[ismrmrd.Image]:
     """Every image of the file, series by series."""
     images: list[ismrmrd.Image] = []
-    with opened(path) as file:
+    with opened(path) as file, hdf5(Path(path).name):
         for holder in [value for value in file.values() if isinstance(value, h5py.Group)]:
             for series in [holder, *(v for v in holder.values() if isinstance(v, h5py.Group))]:
                 if {"header", "attributes", "data"} <= set(series):

@@ -1,9 +1,11 @@
+import contextlib
+
 import h5py
 import ismrmrd
 import numpy as np
 import pytest
 
-from koosh_gadgets import files
+from koosh_gadgets import files, survey
 from koosh_gadgets.cli import main
 from koosh_gadgets.wire.readouts import blocks, gather
 
@@ -136,3 +138,28 @@ def test_gathered_acquisitions_equal_a_block(scan):
     again = gather(list(block.acquisitions()))
     assert again.heads.tobytes() == block.heads.tobytes()
     assert np.array_equal(again.data, block.data)
+
+
+def tried(path) -> None:
+    """Everything that reads a scan; only ValueError may come out."""
+    with contextlib.suppress(ValueError), files.open_scan(path) as file:
+        survey.survey(file)
+        list(file.items())
+
+
+def test_truncated_files_are_a_clear_error_wherever_they_end(tmp_path, scan):
+    whole = scan.read_bytes()
+    for end in np.linspace(1, len(whole) - 1, 40).astype(int):
+        (tmp_path / "cut.h5").write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"cut\.h5"), files.open_scan(tmp_path / "cut.h5") as file:
+            list(file.blocks())
+
+
+def test_overwritten_structures_are_no_crash(tmp_path, scan):
+    """Zeroes where HDF5 keeps its tables. Random flips can send the HDF5 library itself into a loop, so none here."""
+    whole = scan.read_bytes()
+    for start in range(0, 4096, 128):
+        damaged = bytearray(whole)
+        damaged[start : start + 64] = bytes(64)
+        (tmp_path / "bad.h5").write_bytes(damaged)
+        tried(tmp_path / "bad.h5")

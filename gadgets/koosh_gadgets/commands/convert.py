@@ -65,11 +65,11 @@ def kind_of(path: Path) -> str:
 def scan_in(source: Path, arguments: argparse.Namespace) -> Recording | None:
     """The scan that the file holds, None where it holds an image."""
     from koosh_gadgets.convert import archive, bart, recording
-    from koosh_gadgets.files import opened
+    from koosh_gadgets.files import hdf5, opened
 
     kind = kind_of(source)
     if kind == "ISMRMRD":
-        with opened(source) as file:
+        with opened(source) as file, hdf5(source.name):
             holds = any("data" in group and "xml" in group for group in file.values() if hasattr(group, "keys"))
         return recording.read_recording(source, arguments.trajectory_unit) if holds else None
     if kind == "npz":

@@ -20,11 +20,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the facts."""
-    from koosh_gadgets.files import open_scan, opened
+    from koosh_gadgets.files import hdf5, open_scan, opened
     from koosh_gadgets.survey import survey
 
     path = Path(arguments.file)
-    with opened(path) as file:
+    with opened(path) as file, hdf5(path.name):
         scans = (
             [key for key, value in file.items() if "data" in value] if arguments.group is None else [arguments.group]
         )
