@@ -146,7 +146,9 @@ def errors(network: Unrolled, examples: Sequence[Example]) -> Tensor:
 
 
 @torch.no_grad()
-def baselines(examples: Sequence[Example], updates: int = 72, priors_too: bool = True) -> dict[str, Tensor]:
+def baselines(
+    examples: Sequence[Example], updates: int = 72, strengths: Sequence[float] = STRENGTHS
+) -> dict[str, Tensor]:
     """(scan) errors of OSEM, each tuned in its own way.
 
     best-stopped and best-smoothed choose update and filter for every scan by its truth: no method could choose better.
@@ -159,20 +161,19 @@ def baselines(examples: Sequence[Example], updates: int = 72, priors_too: bool =
         stopped.append(min(error(x, e.truth) for x in images))
         late = images[11::12]
         filtered.append(min(error(smoothed(x, mm, voxel), e.truth) for x in late for mm in SMOOTHINGS_MM))
-        if priors_too:
-            priors.append(maps(e, voxel, updates // 12))
+        priors.append(maps(e, voxel, max(1, updates // e.problem.n_subsets), strengths))
     found = {"OSEM, best-stopped": torch.tensor(stopped), "OSEM, best-smoothed": torch.tensor(filtered)}
-    if priors_too:
+    if strengths:
         table = torch.tensor(priors)  # (scan, kind, strength)
         best = table.mean(0).argmin(1)
         found |= {"MAP-EM, quadratic": table[:, 0, best[0]], "MAP-EM, Bowsher with MR": table[:, 1, best[1]]}
     return found
 
 
-def maps(e: Example, voxel: tuple[float, ...], iterations: int) -> list[list[float]]:
+def maps(e: Example, voxel: tuple[float, ...], iterations: int, strengths: Sequence[float]) -> list[list[float]]:
     """Errors of MAP-EM by kind of prior and strength."""
     plain, guided = quadratic(e.problem.shape, voxel, e.truth), bowsher(e.scan.guide, voxel, 2 ** len(voxel))
-    return [[error(map_em(e.problem, p, s, iterations), e.truth) for s in STRENGTHS] for p in (plain, guided)]
+    return [[error(map_em(e.problem, p, s, iterations), e.truth) for s in strengths] for p in (plain, guided)]
 
 
 def interval(values: Tensor) -> tuple[float, float]:
