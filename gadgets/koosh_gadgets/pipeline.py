@@ -61,6 +61,7 @@ class Job:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        self.settings = dataclasses.replace(self.settings, memory=self.settings.memory or free_memory() // 2)
         self.parsed: ismrmrd.xsd.ismrmrdHeader = read_header(self.header)
         self.spaces: list[Encoding] = encodings(self.parsed)
         kinds = [k for k in ("phase", "complex") if getattr(self.settings, k)]
@@ -221,6 +222,15 @@ class Job:
         if journal.truncated:
             found["koosh_truncated"] = journal.truncated
         return found
+
+
+def free_memory() -> int:
+    """MiB that can still be had; plenty where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) >> 10
+    except (OSError, StopIteration):
+        return 1 << 20
 
 
 def plan(device: str) -> str:

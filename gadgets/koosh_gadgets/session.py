@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "koosh_cg": {"method": "cg"},
     "koosh_gridding": {"method": "gridding"},
     "default": {},
+    "openrecon": {},
 }
 
 

@@ -42,12 +42,28 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument(
         "--wait", type=float, default=3600.0, metavar="S", help="longest silence of the server (%(default)s)"
     )
+    p.add_argument("--report", metavar="FILE.html", help="also one page with the images and what is known of them")
     parameters.add_arguments(p)
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Reconstruct here, or have it done elsewhere."""
+    """Reconstruct here, or have it done elsewhere; then report."""
+    if arguments.report and arguments.out == "-":
+        raise ValueError("a report is made from an image file; name one with -o")
+    code = reconstruct(arguments)
+    if arguments.report and code == 0:
+        from koosh_gadgets.report.gather import gathered
+        from koosh_gadgets.report.page import write_report
+
+        scan = Path(arguments.scan)
+        known = scan if scan.is_file() and not is_recording(scan) else None
+        write_report(arguments.report, gathered(scan.name, known, [Path(arguments.out)], None))
+    return code
+
+
+def reconstruct(arguments: argparse.Namespace) -> int:
+    """Images, made here or elsewhere, where they are wanted."""
     if arguments.address:
         return elsewhere(arguments)
     settings = parameters.from_arguments(arguments, Settings())
@@ -148,8 +164,8 @@ def elsewhere(arguments: argparse.Namespace) -> int:
     with open_recorded(Path(arguments.scan)) as (header, items, _):
         answer = send_scan(request, header, items, json.dumps(given) if given else "")
     for named in answer.dicom:
-        path = Path(arguments.out).with_name(re.sub(r"[^A-Za-z0-9._-]", "_", named.name)[-100:] or "image.dcm")
-        write_atomic(path.with_suffix(".dcm"), named.content)
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", named.name).removesuffix(".dcm").strip(".")[-100:] or "image"
+        write_atomic(Path(arguments.out).with_name(f"{name}.dcm"), named.content)
     if not answer.images:
         sys.stdout.write(f"{len(answer.dicom)} DICOM objects written beside {arguments.out}\n")
         return 0

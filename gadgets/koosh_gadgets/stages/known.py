@@ -133,6 +133,10 @@ def from_file(path: Path, encoding: Encoding, unit: str, n_samples: int) -> np.n
         raise ValueError(f"the trajectory file {path.name} does not exist")
     if path.suffix == ".npz":
         table = from_npz(path)
+    elif path.suffix == ".seq":
+        from koosh_gadgets.stages.pulseq import trajectory_of
+
+        table, unit = trajectory_of(path, n_samples), "1/m"
     else:
         table = from_ismrmrd(path)
     n = encoding.n_axes
@@ -145,6 +149,8 @@ def from_file(path: Path, encoding: Encoding, unit: str, n_samples: int) -> np.n
         omega = units.to_radians(flat, chosen.unit, encoding.shape, encoding.extent_mm)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
+    if chosen.unit == "cycles/voxel":  # not there and back: rounding would make it another trajectory
+        return np.clip(table, -0.5, 0.5)
     return units.from_radians(omega, "cycles/voxel", encoding.shape, encoding.extent_mm).reshape(table.shape)
 
 

@@ -196,13 +196,14 @@ class Connection:
             yield item
 
     def _text(self, text: str) -> None:
-        """A JSON object carries parameters; any other text is for the log."""
+        """A JSON object carries parameters (and may name a configuration); any other text means nothing here."""
         if text.lstrip().startswith("{"):
-            found = from_text(text)[1]
+            config, found = from_text(text)
+            self.opening.config = config or self.opening.config
             self.truncated = found.pop(TRUNCATED, self.truncated)
             self.opening.parameters.update(found)
         else:
-            log.info("the peer says: %s", text[:200])
+            log.info("the peer sent a text of %d characters", len(text))  # it may name the patient
 
     def send(self, item: object) -> None:
         """Send one item."""

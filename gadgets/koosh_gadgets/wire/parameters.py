@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as plain
 
 from koosh_gadgets.wire.errors import Malformed
 
+DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+
 
 def from_text(text: str) -> tuple[str, dict[str, str]]:
     """(configuration name, parameters) of a configuration message or of a JSON text."""
-    text = text.strip()
+    text = DECLARATION.sub("", text, count=1).strip()  # Gadgetron's empty document is a declaration alone
     if not text:
         return "", {}
     if text.startswith("<"):
