@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -67,6 +68,7 @@ def simulate(
     geometry  field of view 1 mm a voxel where not given
     """
     matrix = checked_matrix(truth, trajectory)
+    check_memory(maps.shape[0] if maps is not None else n_coils, matrix, trajectory)
     mask = truth.abs() > 0.02 * truth.abs().max() if mask is None else mask
     maps = loop_maps(matrix, n_coils, seed) if maps is None else maps
     geometry = Geometry(matrix, tuple(float(n) for n in matrix)) if geometry is None else geometry
@@ -95,6 +97,28 @@ def checked_matrix(truth: Tensor, trajectory: Trajectory) -> tuple[int, ...]:
     if not bool(truth.abs().max() > 0):
         raise ValueError("the image is zero everywhere; there is nothing to simulate")
     return tuple(truth.shape[-axes:])
+
+
+def check_memory(n_coils: int, matrix: tuple[int, ...], trajectory: Trajectory) -> None:
+    """Refuse a scan that can't fit: coil maps, coil images and their spectra, and k-space twice."""
+    images, samples = n_coils * math.prod(matrix), n_coils * trajectory.omega[..., 0, :].numel()
+    need = 8 * (3 * images + 2 * samples)
+    free = available_bytes()
+    if free is not None and need > free:
+        raise ValueError(
+            f"{n_coils} coils on {' x '.join(map(str, matrix))} voxels need about {need / 2**30:.3g} GiB and "
+            f"{free / 2**30:.3g} GiB are free; take fewer coils, a smaller matrix or a higher acceleration"
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory that is free or can be freed, None where the system doesn't say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else None
 
 
 def measured(

@@ -60,6 +60,12 @@ def test_images_without_finite_signal_are_refused(bad):
         simulate(torch.ones(8, 8, dtype=torch.complex64), path)
 
 
+def test_more_than_fits_into_memory_is_refused_before_anything_is_made():
+    image, path = torch.ones(64, 64, 64, dtype=torch.complex64), trajectory("radial3d", (64, 64, 64), 50.0)
+    with pytest.raises(ValueError, match=r"1000000 coils on 64 x 64 x 64 voxels need about .* GiB .* fewer coils"):
+        simulate(image, path, n_coils=1_000_000)
+
+
 @pytest.fixture
 def written(tmp_path):
     path = trajectory("radial3d", (12, 14, 16), 2.0)
