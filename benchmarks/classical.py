@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import bart
+from benchmarks import bart, peers
 from benchmarks.problem import Case, cpu_seconds, one_thread, radial
 from benchmarks.report import Row, arguments, command, show
 from koosh_models.baselines import classical
@@ -24,8 +24,8 @@ BART_LAMBDAS = ("0.01", "0.015", "0.02")
 THIS = "benchmarks.classical"
 
 
-def normal(case: Case, size: int) -> list[Row]:
-    """Seconds of one application, ours and the pairs."""
+def normal(case: Case, size: int, peers_python: str | None) -> list[Row]:
+    """Seconds of one application: ours, the pairs, and peers where their Python is named."""
     scan, x = case.scan, case.truth
     assert scan.weights is not None
     fine = Nufft(scan.omega, scan.geometry.matrix, 1e-4)
@@ -37,12 +37,15 @@ def normal(case: Case, size: int) -> list[Row]:
         for name in ("finufft", "ducc0")
     }
     timed = {name: cpu_seconds(lambda run=run: run(x), 3) for name, run in pairs.items()}
+    if peers_python:
+        arrays = [t.numpy() for t in (scan.omega, case.maps, scan.weights, x)]
+        timed |= peers.normal_seconds(peers_python, *arrays)
     best = min(timed.values())
     rows = [Row(f"normal {size}^3, {name}", t, "s", command=command(THIS)) for name, t in timed.items()]
     for name, form in (("Toeplitz", kernel), ("Toeplitz, 16 bit", kernel.sixteen_bit())):
         seconds = cpu_seconds(lambda form=form: SenseNormal(case.maps, form).normal(x), 3)
         met = seconds <= 0.9 * best
-        rows.append(Row(f"normal {size}^3, {name}", seconds, "s", "<= 0.9 x the best pair", met, command(THIS)))
+        rows.append(Row(f"normal {size}^3, {name}", seconds, "s", "<= 0.9 x the best of these", met, command(THIS)))
         rows.append(
             Row(f"normal {size}^3, {name}: scratch and kernel", scratch_mb(form), "MB", "", None, command(THIS))
         )
@@ -132,14 +135,18 @@ def wavelet_run(folder: Path, weight: str) -> bart.Run:
 
 def main() -> None:
     """Run and print."""
-    options = arguments(__doc__ or "").parse_args()
+    parser = arguments(__doc__ or "")
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="with sigpy, mri-nufft, torchkbnufft: see benchmarks/peers.py"
+    )
+    options = parser.parse_args()
     one_thread()
     sizes = [48] if options.quick else [96, 160]
     rows: list[Row] = []
     with torch.no_grad():
         for size in sizes:
             case = radial(size)
-            rows += normal(case, size)
+            rows += normal(case, size, options.peers)
             if size < 160:
                 rows += iterative(case, size)
     show(rows, options.json)
