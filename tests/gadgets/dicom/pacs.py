@@ -1,6 +1,7 @@
 """A PACS in this process, with faults on demand."""
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,8 +70,8 @@ class Pacs:
                 yield 0xFF00, found
 
     @contextlib.contextmanager
-    def running(self, port: int = 0) -> Iterator["Pacs"]:
-        """Serve on `port`, or a free one."""
+    def running(self, port: int = 0, context: ssl.SSLContext | None = None) -> Iterator["Pacs"]:
+        """Serve on `port`, or a free one; with a context over TLS."""
         entity = AE(ae_title="PACS")
         entity.require_called_aet = True
         entity.maximum_associations = self.largest
@@ -79,7 +80,7 @@ class Pacs:
         if self.queries:
             entity.add_supported_context(FIND, ImplicitVRLittleEndian)
         handlers = [(evt.EVT_C_STORE, self.store), (evt.EVT_C_FIND, self.find)]
-        server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context)
         self.port = server.server_address[1]
         try:
             yield self
