@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from koosh_models.losses import Objective, Target
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.problem import Problem
-from koosh_models.strategies.strategy import settle, stage_chain, trainable, volume
+from koosh_models.strategies.strategy import settle, stage_chain, stage_parameters, trainable, volume
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Equilibrium:
     @torch.no_grad()
     def settled(self, network: Unrolled, problem: Problem) -> Tensor:
         """The image that the stage leaves as it is, to tolerance; logs where the limit came first."""
-        if network.dims.stages > 1 and not network.dims.shared:
+        if len(stage_parameters(network.stages)) > len(network.stage(0).parameters()):
             raise ValueError("equilibrium training repeats one stage: build the network with shared=True")
         x, condition, stage = network.start(problem), network.condition(problem), network.stage(0)
         for count in range(1, self.limit + 1):

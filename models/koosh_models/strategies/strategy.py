@@ -71,6 +71,7 @@ def stage_chain(network: Unrolled, problem: Problem, stages: int) -> int:
 
 
 def require_own_weights(network: Unrolled, strategy: str) -> None:
-    """Refuse a network whose stages share weights, where stages are trained apart."""
-    if network.dims.shared and network.dims.stages > 1:
+    """Refuse a network whose stages share any weight, where stages are trained apart."""
+    each = sum(len(stage.parameters()) for stage in network.stages)
+    if each > len(stage_parameters(network.stages)):
         raise ValueError(f"{strategy} training needs weights of their own for each stage; build with shared=False")

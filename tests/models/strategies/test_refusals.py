@@ -9,8 +9,9 @@ import torch
 
 from koosh_models.losses import NonFiniteLossError, Objective
 from koosh_models.networks import Dims, build
+from koosh_models.networks.consistency import ConjugateGradient
 from koosh_models.networks.spectral import bounds, convolution_bound, project
-from koosh_models.networks.unrolled import regularizer
+from koosh_models.networks.unrolled import Unrolled, regularizer
 from koosh_models.strategies import Backprop, Blockwise, Checkpoint, Equilibrium, Greedy, Invertible, Sequential
 from tests.models.problems import cartesian
 
@@ -28,6 +29,13 @@ def test_invertible_training_names_the_step_that_it_needs(kind):
 def test_training_stages_apart_refuses_shared_weights(strategy):
     with pytest.raises(ValueError, match="shared=False"):
         strategy.phases(build(replace(DIMS, shared=True)))
+
+
+@pytest.mark.parametrize("strategy", [Greedy(2), Sequential()], ids=["greedy", "sequential"])
+def test_one_consistency_step_for_all_counts_as_shared_weights(strategy):
+    network = Unrolled(DIMS, [regularizer(DIMS), regularizer(DIMS)], [ConjugateGradient()])
+    with pytest.raises(ValueError, match="shared=False"):
+        strategy.phases(network)
 
 
 def test_equilibrium_refuses_stages_of_their_own():
