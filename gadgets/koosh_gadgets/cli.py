@@ -17,6 +17,7 @@ COMMANDS = (
     "report",
     "demo",
     "weights",
+    "prepare",
     "train",
     "evaluate",
     "replay",

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from koosh_models.baselines.classical import cg_sense
 from koosh_models.losses import Target
-from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian
+from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian, robust_scale
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.reconstruct import calibrate, with_weights
 from koosh_models.scan import Geometry, Scan
@@ -24,6 +25,7 @@ from koosh_models.simulation.trajectories import Trajectory, trajectory
 from koosh_models.support import box_around, boxed_scan
 from koosh_models.training.recipe import Data
 from koosh_models.training.volumes import Source, anatomy, check_splits, rotation, sources_of
+from koosh_models.weights.describe import describe
 
 TURNED = {"radial3d": 3, "ute3d": 3, "cones": 3, "spiral3d": 3, "stack_of_stars": 2, "radial2d": 2, "spiral2d": 2}
 """Families whose trajectory may be turned, and about how many axes."""
@@ -67,6 +69,19 @@ class Case:
         """Whether the samples lie on the image's own grid of k-space."""
         return str(self.facts["family"]).endswith(("cartesian", "cartesian3d"))
 
+    def parted(self, share: float, seed: int) -> tuple[Case, Case]:
+        """Two cases of the same scan: most readouts to reconstruct from, and `share` of them to compare with.
+
+        Self-supervision by splitting the data (Yaman et al. 2020): no truth is needed.
+        """
+        count = self.scan.n_readouts
+        held = round(share * count)
+        if not 0 < held < count or self.scan.n_frames is not None:
+            raise ValueError(f"{share:g} of {count} readouts leaves nothing on one side, or the scan is a series")
+        order = torch.from_numpy(np.random.default_rng([seed, count]).permutation(count))
+        kept, compared = order[held:].sort().values, order[:held].sort().values
+        return replace(self, scan=readouts(self.scan, kept)), replace(self, scan=readouts(self.scan, compared))
+
     def share(self, rank: int, world: int) -> Case:
         """The same case with every `world`-th coil, for a rank that shares a volume with others."""
         if world > self.scan.n_coils:
@@ -86,6 +101,40 @@ class Case:
             target=box.cut(self.target),
             mask=box.cut(self.mask),
         )
+
+
+def readouts(scan: Scan, which: Tensor) -> Scan:
+    """The scan of some of its readouts, with density weights of its own."""
+    kspace = scan.kspace.reshape(scan.n_coils, -1, scan.readout)[:, which].flatten(1)
+    omega = scan.omega.reshape(len(scan.geometry.matrix), -1, scan.readout)[:, which].flatten(1)
+    return with_weights(replace(scan, kspace=kspace, omega=omega, weights=None))
+
+
+def recorded(scan: Scan, keep: float, seed: int, name: str) -> Case:
+    """A case made of a fully sampled recording: its CG-SENSE image is the target, `keep` of its readouts the input.
+
+    Kept are readouts at even distances from a random first one, so that a golden order stays even.
+    """
+    if not 0 < keep <= 1 or scan.n_frames is not None:
+        raise ValueError(
+            f"{keep:g} of the readouts of a {'series' if scan.n_frames else 'volume'}; wanted 0 to 1 of a volume"
+        )
+    whole = with_weights(scan)
+    maps = calibrate(whole)
+    dense = maps.maps.coils(0, scan.n_coils)
+    target = cg_sense(non_cartesian(whole, dense)).image
+    count = max(1, round(keep * scan.n_readouts))
+    first = float(np.random.default_rng([seed, 3]).uniform(0, scan.n_readouts / count))
+    which = (first + torch.arange(count, dtype=torch.float64) * scan.n_readouts / count).long() % scan.n_readouts
+    seen = describe(scan)
+    scale = robust_scale(target)
+    part = readouts(scan, torch.unique(which))
+    facts: dict[str, float | str] = {
+        "source": name, "subject": name, "acceleration": seen.acceleration / keep, "coils": float(scan.n_coils),
+        "family": f"{seen.family}-recorded",
+    }  # fmt: skip
+    part = replace(part, kspace=part.kspace / scale)
+    return Case(name, part, dense, (target / scale).contiguous(), maps.mask, facts)
 
 
 def gridded(scan: Scan) -> tuple[Tensor, Tensor]:

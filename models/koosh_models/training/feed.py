@@ -9,11 +9,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
-from koosh_models.physics.problem import Problem
+from koosh_models.physics.problem import LinearProblem, Problem
 from koosh_models.training import distributed
 from koosh_models.training.cases import Case, draw, read_case, sources, write_case
 from koosh_models.training.pet import PetCase, draw_pet
@@ -74,6 +75,7 @@ class Feed:
 
     cache    folder of cases, None to make each anew
     waited   seconds that the loop waited for data
+    compared  by case, the readouts that are held out where training is self-supervised
     """
 
     data: Data
@@ -86,6 +88,7 @@ class Feed:
     waited: float = 0.0
 
     def __post_init__(self) -> None:
+        self.compared: dict[str, LinearProblem] = {}
         self._held: dict[int, tuple[AnyCase, Problem]] = {}
         self._sources = [] if self.data.pet else sources(self.data)
         if self.cache is not None:
@@ -113,10 +116,20 @@ class Feed:
                 yield self._held[index]
                 continue
             case = next(coming)
-            pair = (case, self.problem(case))
+            pair = (case, self._input(case, index))
             if self._keeps:
                 self._held[index] = pair
             yield pair
+
+    def _input(self, case: AnyCase, index: int) -> Problem:
+        """What the network is given: all readouts, or those that are not held out to compare with."""
+        if not self.data.split:
+            return self.problem(case)
+        if not isinstance(case, Case):
+            raise ValueError(f"{case.name} has no readouts to hold out: set data.split = 0")
+        given, compared = case.parted(self.data.split, self.data.seed + index)
+        self.compared[case.name] = cast(LinearProblem, self.problem(compared))
+        return self.problem(given)
 
     def problem(self, case: AnyCase) -> Problem:
         """The measurement of a case; where ranks share it, of all their coils together."""

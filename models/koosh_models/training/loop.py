@@ -22,8 +22,9 @@ from koosh_models.strategies import Strategy
 from koosh_models.training import checkpoint, distributed, validate
 from koosh_models.training.feed import AnyCase, Feed, Place, validation_cases
 from koosh_models.training.journal import Journal
-from koosh_models.training.plan import Part, part_at, parts
+from koosh_models.training.plan import Misfit, Part, part_at, parts
 from koosh_models.training.recipe import Recipe
+from koosh_models.weights import verify
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, float], None]
@@ -69,9 +70,10 @@ class Run:
     ) -> None:
         self.recipe, self.folder, self.me, self.device = recipe, folder, me, device
         self.print = fingerprint(recipe.model_dump_json(), me.world)
-        self.plan = parts(recipe)
+        self.misfit = Misfit()
+        self.plan = parts(recipe, self.misfit)
         torch.manual_seed(recipe.training.seed)
-        self.network = build(recipe.network).to(device)
+        self.network = begun(recipe).to(device)
         distributed.same(self.network.state_dict().values())
         self.names: dict[Tensor, str] = {p: name for name, p in self.network.named_parameters()}
         self.mean = {name: p.detach().clone() for p, name in self.names.items()}
@@ -172,7 +174,10 @@ class Run:
         own = 0 if self.shared else self.me.rank
         torch.manual_seed(self.recipe.training.seed * 1_000_003 + self.step * self.me.world + own)
         self.network.zero_grad(set_to_none=True)
-        losses = [strategy.step(self.network, problem, case.goal(self.device))[-1] for case, problem in batch]
+        losses = []
+        for case, problem in batch:
+            self.misfit.compared = self.feed.compared.get(case.name)
+            losses.append(strategy.step(self.network, problem, case.goal(self.device))[-1])
         trained = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         if len(batch) > 1:
             for p in trained:
@@ -237,6 +242,19 @@ class Run:
             log.info("step %d: psnr %.2f dB, ssim %.4f", self.step, found["psnr"], found["ssim"])
         distributed.wait()
         return found
+
+
+def begun(recipe: Recipe) -> Unrolled:
+    """The network before the first step: drawn from torch's generator, or that of weights to go on with."""
+    network = build(recipe.network)
+    if recipe.training.init:
+        state, card = verify(recipe.training.init)
+        if card.dims != recipe.network:
+            raise ValueError(
+                f"training.init names {card.name}, a network of {card.dims}; the recipe's is {recipe.network}"
+            )
+        network.load_state_dict(state)
+    return network
 
 
 def optimizer(group: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -7,8 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from koosh_models import strategies
 from koosh_models.losses import Loss, Objective, Sum, relative_l1, relative_l2, ssim_loss
+from koosh_models.physics.operator import inner
+from koosh_models.physics.problem import LinearProblem
 from koosh_models.strategies import Strategy
 from koosh_models.training.recipe import Phase, Recipe, RecipeError, nearest
 from koosh_models.training.warmstart import Warmstart
@@ -26,6 +30,27 @@ KNOWN: dict[str, Any] = {
 }
 STAGED = ("warmstart", "sequential")
 """Train one stage at a time; their phase is repeated for every stage."""
+
+
+class Misfit:
+    """The loss of self-supervised training: the distance to readouts that were held out.
+
+    `|W^1/2 (A x - y)|^2 = <x, N x> - 2 Re<x, b> + |W^1/2 y|^2`; the last term is unknown and constant, so what is
+    minimized is the rest over |b|.
+
+    compared  the held-out readouts of the case that is trained on now; the loop sets it
+    """
+
+    def __init__(self) -> None:
+        self.compared: LinearProblem | None = None
+
+    def __call__(self, image: Tensor, target: Tensor) -> Tensor:
+        """The loss; the target is not looked at."""
+        if self.compared is None:
+            raise ValueError("no readouts are held out: set data.split to a share, such as 0.2")
+        b = self.compared.b
+        value = inner(image, self.compared.normal(image)) - 2 * inner(image, b)
+        return value / inner(b, b).clamp_min(1e-30)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +83,12 @@ class Part:
         return self.phase.rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def parts(recipe: Recipe) -> list[Part]:
-    """The whole run in order."""
+def parts(recipe: Recipe, misfit: Misfit | None = None) -> list[Part]:
+    """The whole run in order; `misfit` is the loss where training is self-supervised."""
     out: list[Part] = []
     first = 0
     for number, phase in enumerate(recipe.phases):
-        strategy = make(recipe, phase, number)
+        strategy = make(recipe, phase, number, misfit or Misfit())
         stages: list[int | None] = [None]
         if phase.strategy in STAGED and "stage" not in phase.options:
             stages = list(range(recipe.network.stages))
@@ -75,8 +100,12 @@ def parts(recipe: Recipe) -> list[Part]:
     return out
 
 
-def make(recipe: Recipe, phase: Phase, number: int) -> Strategy:
+def make(recipe: Recipe, phase: Phase, number: int, misfit: Misfit) -> Strategy:
     """The strategy of a phase; errors name the recipe's key."""
+    if recipe.data.split and phase.strategy == "warmstart":
+        raise RecipeError(
+            f"phases.{number}: warmstart needs the truth; with data.split take sequential or greedy first"
+        )
     if phase.strategy not in KNOWN:
         raise RecipeError(
             f"phases.{number}.strategy is {phase.strategy!r}{nearest(phase.strategy, KNOWN)}; known: {', '.join(KNOWN)}"
@@ -94,12 +123,14 @@ def make(recipe: Recipe, phase: Phase, number: int) -> Strategy:
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in phase.options.items()}
     if "budget" in known and "budget" not in options:
         options["budget"] = recipe.training.memory_mb << 20
-    return kind(objective=objective(recipe), **options)
+    return kind(objective=objective(recipe, misfit), **options)
 
 
-def objective(recipe: Recipe) -> Objective:
+def objective(recipe: Recipe, misfit: Misfit) -> Objective:
     """What every strategy of the recipe minimizes."""
     settings = recipe.training
+    if recipe.data.split:
+        return Objective(misfit, 0.0)
     loss: Loss = relative_l1 if settings.loss == "relative_l1" else relative_l2
     if settings.ssim:
         loss = Sum(((1.0, loss), (settings.ssim, ssim_loss)))

@@ -41,7 +41,6 @@ class Data(Strict):
     """What is scanned, and how.
 
     volumes        folder of .npz volumes and label maps; empty: phantoms only
-    prepared       folder of cases made of recorded scans (`koosh prepare`); empty: simulate
     phantoms       anatomies that ship as code
     phantom_share  of the training cases, where there are volumes too
     validation     subjects or files held out, besides those that the files mark so
@@ -49,14 +48,12 @@ class Data(Strict):
     matrix         sizes, one drawn for each case; its longest axis spans fov_mm
     acceleration, noise, coils   lowest and highest; acceleration is drawn evenly on a logarithmic scale
     maps           "estimated" from the scan, as at the scanner, or the "true" ones
-    target         the "truth", or the image after so many "iterates" of a fully sampled scan
     cases          on disk, made once and used in every epoch; 0: a new one each step
     split          self-supervised: the share of the readouts whose samples are only compared with; 0: truth is known
     pet            PET scans instead, of the label maps in `volumes` and of phantoms; the MRI keys don't count then
     """
 
     volumes: str = ""
-    prepared: str = ""
     phantoms: tuple[str, ...] = ("head",)
     phantom_share: float = Field(default=0.2, ge=0, le=1)
     validation: tuple[str, ...] = ()
@@ -137,6 +134,7 @@ class Training(Strict):
     hold         problems kept in memory between epochs
     loss         relative_l1 or relative_l2; `ssim` of it is added
     every        weight of the images before the last one
+    init         name or path of weights to begin with; empty: drawn from the seed
     share        what ranks share: "volumes", each has its own, or "coils": all work on one volume, each on some coils
     """
 
@@ -152,6 +150,7 @@ class Training(Strict):
     ssim: float = Field(default=0.0, ge=0)
     every: float = Field(default=0.0, ge=0)
     share: Literal["volumes", "coils"] = "volumes"
+    init: str = ""
     seed: int = Field(default=0, ge=0)
 
 

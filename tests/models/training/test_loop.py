@@ -7,12 +7,15 @@ import signal
 import pytest
 import torch
 
+from koosh_models import weights
 from koosh_models.losses import NonFiniteLossError
-from koosh_models.training import checkpoint
+from koosh_models.training import checkpoint, export
+from koosh_models.training.cases import draw
 from koosh_models.training.distributed import Ranks, ranks
 from koosh_models.training.estimate import needs
 from koosh_models.training.journal import rows
 from koosh_models.training.loop import Run
+from koosh_models.training.plan import parts
 from tests.models.training.small import recipe
 
 CPU = torch.device("cpu")
@@ -165,3 +168,47 @@ def test_launchers_tell_the_rank_and_a_missing_variable_is_named():
     srun = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "1"}
     assert ranks(srun) == Ranks()
     assert ranks({**srun, "KOOSH_DISTRIBUTED": "1"}) == Ranks(1, 2, 1)
+
+
+def test_self_supervised_training_needs_no_truth(tmp_path):
+    changes = ("data.split=0.25", "phases.0.strategy=sequential", "phases.1.options={}", "data.coils=[3, 3]")
+    blind = run(tmp_path, None, *changes, "data.cases=0", "phases.0.steps=2", "phases.1.steps=1")
+    draw = blind.feed._fetch
+
+    def without_truth(index: int):
+        case = draw(index)
+        case.target.fill_(float("nan"))
+        return case
+
+    blind.feed._fetch = without_truth
+    before = [p.detach().clone() for p in blind.network.parameters()]
+    blind.train()
+    after = list(blind.network.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(bool(torch.isfinite(p).all()) for p in after)
+
+
+def test_held_out_readouts_and_the_others_are_the_scan():
+    case = draw(recipe("data.coils=[3, 3]").data, "training", 0)
+    given, compared = case.parted(0.25, 1)
+    assert given.scan.n_readouts + compared.scan.n_readouts == case.scan.n_readouts
+    both = torch.cat([given.scan.omega, compared.scan.omega], 1)
+    assert torch.equal(both.sort(1).values, case.scan.omega.sort(1).values)
+
+
+def test_a_warm_start_without_truth_is_refused():
+    with pytest.raises(ValueError, match="warmstart needs the truth"):
+        parts(recipe("data.split=0.25"))
+
+
+def test_a_run_begins_with_the_weights_it_is_told_and_refuses_others(tmp_path, cache):
+    first = run(tmp_path, cache)
+    made = export.card_of(first.recipe, "begun", 0)
+    weights.save(tmp_path / "begun.safetensors", first.network, made)
+    with torch.no_grad():
+        next(first.network.parameters()).add_(1)
+    second = run(tmp_path, cache, f"training.init={tmp_path}/begun.safetensors", "training.seed=5")
+    kept, _ = weights.load(tmp_path / "begun.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(second.network.parameters(), kept.parameters(), strict=True))
+    with pytest.raises(ValueError, match="the recipe's is"):
+        run(tmp_path, cache, f"training.init={tmp_path}/begun.safetensors", "network.features=5")

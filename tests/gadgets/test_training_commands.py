@@ -1,0 +1,75 @@
+"""From recorded scans to a network that reconstructs the next one, by the commands a user types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from koosh_gadgets.cli import main
+from koosh_models import weights
+
+SMALL = ["--set", "data.cases=1", "--set", "data.validation_cases=1"]
+
+
+@pytest.mark.slow
+def test_recorded_scans_train_a_network_that_replay_uses(tmp_path, capsys):
+    scans = [str(tmp_path / f"s{n}.h5") for n in (1, 2, 3)]
+    for seed, (path, speed) in enumerate(zip(scans, ("1", "1", "6"), strict=True)):
+        common = ["--matrix", "24", "--coils", "4", "--noise", "0.01", "--seed", str(seed)]
+        assert main(["simulate", path, *common, "--acceleration", speed]) == 0
+    cases, run, out = str(tmp_path / "cases"), str(tmp_path / "run"), str(tmp_path / "net.safetensors")
+    assert main(["prepare", *scans[:2], "--validation", scans[1], "-o", cases, "--keep", "0.2"]) == 0
+    train = ["train", "radial3d_blockwise", "--size", "test", *SMALL, "--cache", cases, "--out", run, "--device", "cpu"]
+    assert main(train) == 0
+    assert main(train) == 2  # the folder holds a run already
+    assert main([*train, "--resume", "auto"]) == 0
+    assert main(["weights", "export", run, "-o", out, "--no-scores", "--notes", "a test"]) == 0
+    assert main(["weights", "verify", out]) == 0
+    capsys.readouterr()
+    assert main(["weights", "show", out]) == 0
+    assert '"notes": "a test"' in capsys.readouterr().out
+    assert weights.read_card(out).name == "net"
+    assert main(["replay", scans[2], "-o", str(tmp_path / "images.h5"), "--weights", out]) == 0
+    assert (tmp_path / "images.h5").is_file()
+
+
+@pytest.mark.slow
+def test_evaluate_compares_and_reports(tmp_path, capsys):
+    report, numbers = tmp_path / "r.html", tmp_path / "n.json"
+    common = ["--recipe", "radial3d_blockwise", "--matrix", "24", "--cases", "1", "--against", "gridding,cg"]
+    assert main(["evaluate", *common, "--benchmark", "--report", str(report), "--json", str(numbers)]) == 0
+    found = {row["method"]: row for row in json.loads(numbers.read_text())}
+    assert found["cg"]["psnr"] > found["gridding"]["psnr"]
+    assert found["cg"]["conditions"]["acceleration"] == 12
+    assert "not for diagnosis" in report.read_text()
+    assert "cg" in capsys.readouterr().out
+
+
+def test_a_dry_run_names_parameters_steps_and_memory(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "radial3d_blockwise", "--dry-run", "--out", str(out), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "40000 steps on cpu" in shown
+    assert "MB (autograd" in shown
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "no_such_recipe"],
+        ["train", "radial3d_blockwise", "--set", "training.emma=1"],
+        ["train", "radial3d_blockwise", "--size", "huge"],
+        ["train", "radial3d_blockwise", "--device", "abacus", "--dry-run"],
+        ["evaluate", "no_such_weights"],
+        ["weights", "export", "no_such_run", "-o", "x.safetensors"],
+        ["prepare", "missing.h5", "-o", "cases", "--validation", "other.h5"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_exits_with_2(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert list(Path(tmp_path).iterdir()) == []
