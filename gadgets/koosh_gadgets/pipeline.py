@@ -162,14 +162,14 @@ class Job:
             return None
         try:
             return expected.prefix(scan)
-        except ValueError as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
             log.info("%s: %s; the maps come from the whole scan", self.journal.scan, sentence(error))
             return None
 
     def _maps(self, scan: Scan) -> CoilMaps | None:
         try:
             return calibrate.maps_of(scan, self.journal)
-        except ValueError as error:
+        except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: a decomposition that fails
             self.journal.note(f"no coil maps: {sentence(error)}; the coils are joined by root sum of squares")
             return None
 

@@ -137,7 +137,7 @@ class Ahead:
         flat = np.ascontiguousarray(data).reshape(len(data), -1)[:, : self.n_prefix]
         try:
             return self._from(torch.from_numpy(np.ascontiguousarray(flat)))
-        except ValueError:  # NaN among them, or no signal: the whole scan is looked at later
+        except (ValueError, RuntimeError, MemoryError):  # NaN, or no signal: the whole scan is looked at later
             return None
 
     def _from(self, kspace: Tensor) -> Prefix:
