@@ -38,12 +38,12 @@ def disk(tmp_path, monkeypatch):
         return
     left = [2 << 20]
 
-    def write_file(data, path, whole=write._write_file):
-        left[0] -= data.Rows * data.Columns * 2 * int(data.get("NumberOfFrames", 1))
+    def write_file(content, path, whole=write._write_file):
+        left[0] -= len(content)
         if left[0] < 0 and folder in path.parents:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        whole(data, path)
+        whole(content, path)
 
     monkeypatch.setattr(write, "_write_file", write_file)
     yield folder

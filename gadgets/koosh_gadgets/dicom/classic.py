@@ -13,6 +13,10 @@ from koosh_gadgets.dicom.text import decimal
 from koosh_gadgets.dicom.uids import derived_uid
 
 FORM = "classic"
+VARYING = (
+    "SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "TemporalPositionIdentifier", "SliceLocation",
+    "PixelData",
+)  # fmt: skip
 SEQUENCE_KEYWORDS = ("RepetitionTime", "EchoTime", "EchoTrainLength", "ScanOptions", "MRAcquisitionType")
 
 
@@ -29,7 +33,7 @@ def datasets(subject: Subject) -> Iterator[Dataset]:
             data.SOPInstanceUID = derived_uid("instance", subject.series, data.InstanceNumber)
             data.ImagePositionPatient = numbers(position)
             data.SliceLocation = decimal(float(position @ subject.planes.step) / subject.planes.spacing[0])
-            data.PixelData = subject.stored.pixels[frame, k].tobytes()
+            data.add_new("PixelData", "OW", subject.stored.pixels[frame, k].tobytes())
             yield data
 
 

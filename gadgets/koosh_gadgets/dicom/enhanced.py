@@ -15,6 +15,7 @@ from koosh_gadgets.dicom.text import cleaned, decimal
 from koosh_gadgets.dicom.uids import derived_uid
 
 FORM = "enhanced"
+VARYING = ("PixelData",)
 FRAME_CONTENT, PLANE_POSITION = Tag("FrameContentSequence"), Tag("PlanePositionSequence")
 
 
@@ -43,7 +44,7 @@ def datasets(subject: Subject) -> Iterator[Dataset]:
     data.PerFrameFunctionalGroupsSequence = Sequence(
         _frame(subject, frame, k) for frame in range(frames) for k in range(slices)
     )
-    data.PixelData = subject.stored.pixels.tobytes()
+    data.add_new("PixelData", "OW", subject.stored.pixels.tobytes())
     yield data
 
 

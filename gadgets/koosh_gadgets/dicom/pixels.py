@@ -42,9 +42,10 @@ def stored(volume: NDArray[np.generic]) -> Stored:
         raise ValueError(f"the volume is empty: shape {volume.shape}")
     if volume.dtype.kind not in "fiub":
         raise ValueError(f"voxels are {volume.dtype}; DICOM takes real numbers: take the magnitude or the phase first")
-    if volume.dtype.kind == "f" and (bad := int(volume.size - np.isfinite(volume).sum())):
-        raise ValueError(f"{bad} of {volume.size} voxels are NaN or Inf; a DICOM image can't show them: not written")
     lowest, highest = float(volume.min()), float(volume.max())
+    if not np.isfinite(lowest) or not np.isfinite(highest):
+        bad = volume.size - int(np.isfinite(volume).sum())
+        raise ValueError(f"{bad} of {volume.size} voxels are NaN or Inf; a DICOM image can't show them: not written")
     if lowest >= -PEAK - 1 and highest <= (2 * PEAK + 1 if lowest >= 0 else PEAK) and _whole(volume):
         pixels: Pixels = volume.astype(np.int16) if lowest < 0 else volume.astype(np.uint16)
         return Stored(pixels, 1.0, 0, _window(pixels))
@@ -52,20 +53,25 @@ def stored(volume: NDArray[np.generic]) -> Stored:
 
 
 def _whole(volume: NDArray[np.generic]) -> bool:
-    return volume.dtype.kind != "f" or bool((volume == np.rint(volume)).all())
+    if volume.dtype.kind != "f":
+        return True
+    few = _sample(volume)  # mostly settles it, without two passes over the whole
+    return bool((few == np.rint(few)).all()) and bool((volume == np.rint(volume)).all())
 
 
 def _scaled(volume: NDArray[np.generic], peak: float, signed: bool) -> Stored:
     typical = float(np.percentile(np.abs(_sample(volume)), 99.9))
     limit = min(peak, SPIKE * typical) if typical > 0 else peak
-    slope = limit / PEAK
-    if not np.isfinite(1 / slope):
+    dtype = np.result_type(volume.dtype, np.float32)
+    slope = dtype.type(limit / PEAK)
+    if not slope > np.finfo(dtype).tiny:
         raise ValueError(f"the brightest voxel is {peak:.3g}: too small to scale; multiply the volume")
-    scaled = np.rint(volume / np.asarray(slope, np.float64).astype(np.result_type(volume.dtype, np.float32)))
-    cut = int((np.abs(scaled) > PEAK).sum())
-    kept = scaled.clip(-PEAK, PEAK)
-    pixels: Pixels = kept.astype(np.int16) if signed else kept.astype(np.uint16)
-    return Stored(pixels, slope, cut, _window(pixels))
+    scaled = np.divide(volume, slope, dtype=dtype)
+    np.rint(scaled, out=scaled)
+    cut = int((np.abs(scaled) > PEAK).sum()) if limit < peak else 0
+    np.clip(scaled, -PEAK, PEAK, out=scaled)
+    pixels: Pixels = scaled.astype(np.int16) if signed else scaled.astype(np.uint16)
+    return Stored(pixels, float(slope), cut, _window(pixels))
 
 
 def _sample(volume: NDArray[np.generic]) -> NDArray[np.float64]:

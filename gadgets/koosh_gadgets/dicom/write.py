@@ -9,14 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
-
 from koosh_gadgets.dicom import classic, enhanced
 from koosh_gadgets.dicom.describe import Subject, digest, subject
+from koosh_gadgets.dicom.encode import Encoder
 from koosh_gadgets.dicom.metadata import Facts, facts
-from koosh_gadgets.dicom.uids import IMPLEMENTATION, derived_uid
+from koosh_gadgets.dicom.uids import derived_uid
 from koosh_gadgets.imagefile import Series
 
 log = logging.getLogger(__name__)
@@ -86,10 +83,10 @@ def write_subject(ready: Subject, folder: str | Path, is_enhanced: bool) -> list
 def _write(ready: Subject, aside: Path, is_enhanced: bool) -> list[str]:
     form = enhanced if is_enhanced else classic
     stem = f"{ready.number:04d}-{ready.series[-10:]}"
-    names = []
+    names, encode = [], Encoder(form.VARYING)
     for data in form.datasets(ready):
         names.append(f"{stem}-{data.InstanceNumber:05d}.dcm")
-        _write_file(data, aside / names[-1])
+        _write_file(encode(data), aside / names[-1])
     return names
 
 
@@ -103,13 +100,5 @@ def _cause(error: OSError) -> OSError:
     return error
 
 
-def _write_file(data: Dataset, path: Path) -> None:
-    data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.ImplementationClassUID = IMPLEMENTATION
-    data.file_meta.ImplementationVersionName = "KOOSH"
-    with path.open("wb") as file:
-        dcmwrite(file, data, enforce_file_format=True)
-        file.flush()
+def _write_file(content: bytes, path: Path) -> None:
+    path.write_bytes(content)

@@ -199,6 +199,18 @@ def test_voxels_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path,
     assert not (tmp_path / "o").exists()
 
 
+def test_voxels_too_small_to_scale_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="too small to scale"):
+        write_series(series(volume=np.full((7, 10, 13), 1e-40, "f4")), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "u4", "i8", "u1", "?"])
+def test_every_real_type_is_written(tmp_path, dtype):
+    volume = (phantom((7, 10, 13)) % 2 if dtype == "?" else phantom((7, 10, 13)) % 120).astype(dtype)
+    data = [pydicom.dcmread(file) for file in write_series(series("axial", volume=volume), tmp_path)]
+    assert (np.stack([one.pixel_array for one in data]) == volume).all()
+
+
 def test_complex_voxels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="take the magnitude"):
         write_series(series(volume=phantom((7, 10, 13)).astype("c8")), tmp_path)
