@@ -24,6 +24,7 @@ COMMANDS = (
     "pet",
     "serve",
     "dicom",
+    "doctor",
 )
 """Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
 
