@@ -7,6 +7,7 @@ adjoint.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from math import prod
 from typing import Protocol
@@ -107,7 +108,9 @@ class KbEngine:
     """torchkbnufft: pure torch, on any device; its Kaiser-Bessel width follows `eps`."""
 
     def __init__(self, omega: Tensor, matrix: tuple[int, ...], eps: float) -> None:
-        from torchkbnufft import KbNufft, KbNufftAdjoint
+        with warnings.catch_warnings():  # its interpolator is compiled by torch.jit, which warns on import
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from torchkbnufft import KbNufft, KbNufftAdjoint
 
         grid = tuple(max(2 * n, 6) for n in matrix)
         dtype = torch.complex64 if omega.dtype == torch.float32 else torch.complex128
