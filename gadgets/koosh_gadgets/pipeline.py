@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Turn = Callable[[], contextlib.AbstractContextManager[object]]
 BASELINE_SERIES, PREVIEW_SERIES = 20, 90
+FEWEST_VOLUMES = 6  # complex volumes that gridding with coil maps holds at a time
 
 
 @dataclass(eq=False)
@@ -111,6 +113,7 @@ class Job:
         if self.first_counter is None:
             self.first_counter = min(int(v.heads["scan_counter"].min()) for v in volumes)
         place = grid(volumes[0].encoding, self.settings.matrix)
+        check_size(place, self.settings.memory)
         with self.turn():
             if len(volumes) > 1:
                 outcomes = self._frames(volumes, place)
@@ -222,6 +225,16 @@ class Job:
         if journal.truncated:
             found["koosh_truncated"] = journal.truncated
         return found
+
+
+def check_size(place: Grid, memory: int) -> None:
+    """Refuse a matrix that even the simplest method could not hold."""
+    needed = 8 * FEWEST_VOLUMES * math.prod(int(n) for n in place.matrix) >> 20
+    if needed > memory:
+        raise ValueError(
+            f"the matrix {'x'.join(str(int(n)) for n in place.matrix)} needs at least {needed} MiB, {memory} MiB are "
+            "allowed: choose a smaller `matrix`, raise `memory`, or correct the header's matrixSize"
+        )
 
 
 def free_memory() -> int:

@@ -171,6 +171,21 @@ def test_what_is_wrong_with_a_readout_is_named(name):
         run(make(point_scan()), trajectory_unit="cycles/voxel" if name == "range" else "auto")
 
 
+def test_a_matrix_that_no_memory_holds_is_refused_before_it_is_allocated():
+    with pytest.raises(ValueError, match="the matrix 4096x4096x4096 needs at least 3145728 MiB"):
+        run(point_scan(), header_xml(n=4096), trajectory_unit="cycles/voxel")
+
+
+def test_a_header_that_describes_an_endless_trajectory_costs_nothing():
+    extra = (
+        "<trajectoryDescription><identifier>radial3d</identifier><userParameterLong><name>readouts</name>"
+        "<value>2000000000</value></userParameterLong><userParameterLong><name>samples</name><value>16</value>"
+        "</userParameterLong></trajectoryDescription>"
+    )
+    xml = header_xml().replace("<trajectory>radial</trajectory>", f"<trajectory>radial</trajectory>{extra}")
+    assert len(run(point_scan(), xml)[0]) == 16
+
+
 def test_a_scan_above_the_memory_budget_is_refused_by_name():
     with pytest.raises(ValueError, match="memory budget of 1 MiB"):
         run(point_scan(n=64, spokes=1000, voxel=(32, 32, 32)), header_xml(n=64, spokes=1000), memory=1)

@@ -98,6 +98,15 @@ def test_faults_are_told_to_the_peer_and_the_next_scan_is_served(server, name):
     assert served(server)
 
 
+def test_mutated_streams_leave_the_server_serving(server):
+    from tests.gadgets.wire.test_framing import mutate
+
+    rng, whole = random.Random(3), b"".join(scan_stream(name="koosh_gridding"))
+    for _ in range(25):
+        exchange(server.port, [mutate(whole, rng)], half_close=True)
+    assert served(server)
+
+
 def test_gadgetron_is_told_by_an_error_message(server):
     answer = exchange(server.port, scan_stream([noise_readout(0)]))
     assert "no imaging readout" in answer.errors[0]

@@ -17,6 +17,8 @@ from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.wire.readouts import Readouts
 
+MAX_SAMPLES = 1 << 28
+
 
 class Known(Protocol):
     """A trajectory that can be asked for."""
@@ -111,10 +113,13 @@ def described(encoding: Encoding, n_samples: int) -> np.ndarray | None:
 
     wanted = encoding.readouts or encoding.limited
     matrix = tuple(int(n) for n in encoding.matrix[: encoding.n_axes][::-1])
-    if encoding.family not in FAMILIES or wanted is None:
+    if encoding.family not in FAMILIES or wanted is None or wanted * n_samples > MAX_SAMPLES:
         return None
-    acceleration = 1.0
+    # the same amount of scan time for every family, so this is close at once whatever size the header claims
+    acceleration = math.pi / 2 * math.prod(matrix) ** ((len(matrix) - 1) / len(matrix)) / wanted
     for _ in range(8):  # the count of readouts goes as 1/acceleration up to rounding
+        if not 0.1 <= acceleration <= 1000:
+            return None
         found = trajectory(encoding.family, matrix, acceleration)
         if found.n_readouts == wanted:
             break
