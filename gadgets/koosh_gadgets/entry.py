@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -95,6 +96,32 @@ def trajectory(launched: Any) -> None:
         from koosh_gadgets.wire.header import read_header
 
         return with_trajectory(items, encodings(read_header(header)), settings, Journal())
+
+    gadget(launched, stage)
+
+
+def buffer(launched: Any) -> None:
+    """Readouts in, one bucket per volume out: sorted, each readout once, with its trajectory."""
+
+    def stage(items: Iterable[object], settings: Settings, header: bytes) -> Iterator[object]:
+        from koosh_gadgets.pipeline import Job
+        from koosh_gadgets.stages.buffer import as_bucket
+
+        plain = dataclasses.replace(settings, preview=False, noise_adjusted=True)
+        return map(as_bucket, Job(header, plain).volumes(items))
+
+    gadget(launched, stage)
+
+
+def reconstruct(launched: Any) -> None:
+    """Readouts or buckets in, complex volumes out, for gadgets that go on with them."""
+
+    def stage(items: Iterable[object], settings: Settings, header: bytes) -> Iterator[object]:
+        from koosh_gadgets.pipeline import Job
+        from koosh_gadgets.stages.image import Format
+
+        job = Job(header, dataclasses.replace(settings, complex=True), form=Format("gadgetron"))
+        return (image for image in job.images(items) if image.image_type == ismrmrd.IMTYPE_COMPLEX)
 
     gadget(launched, stage)
 

@@ -1,5 +1,7 @@
 """Our targets under PyPI's `gadgetron`, started as Gadgetron starts them for every scan."""
 
+import random
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -76,3 +78,16 @@ def test_the_image_gadget_scales_complex_images(tmp_path):
     magnitude = found.answer.images[0]
     assert magnitude.data.dtype == np.float32
     assert np.unravel_index(magnitude.data.argmax(), magnitude.data.shape) == (0, 1, 2, 3)
+
+
+def test_the_buffer_gadget_sends_whole_volumes_and_the_reconstruct_gadget_takes_them(tmp_path):
+    mixed = point_scan()
+    random.Random(0).shuffle(mixed)
+    collected = execute("buffer", scan_stream([noise_readout(1000), *mixed]), **home(tmp_path))
+    (bucket,) = collected.answer.images
+    assert [a.scan_counter for a in bucket.data] == list(range(64))
+    found = execute("reconstruct", scan_stream([bucket], config=GRIDDING), **home(tmp_path))
+    assert found.code == 0, found.log
+    volume = np.concatenate([im.data[0] for im in found.answer.images])
+    assert volume.dtype == np.complex64
+    assert np.unravel_index(np.abs(volume).argmax(), volume.shape) == (9, 6, 10)

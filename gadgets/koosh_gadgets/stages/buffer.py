@@ -12,6 +12,7 @@ import numpy as np
 from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.trajectory import APART
+from koosh_gadgets.wire.arrays import Bucket
 from koosh_gadgets.wire.readouts import HEAD, Readouts
 
 KEY = ("slice", "contrast", "phase", "repetition", "set")
@@ -348,3 +349,14 @@ def counted(volume: Volume, group: Group, journal: Journal) -> Volume:
         journal.note(f"volume {name}: the header's limits promise {group.encoding.limited} readouts, {n} came",
                      logging.INFO)  # fmt: skip
     return Volume(volume.key, volume.encoding, volume.heads, volume.data, volume.trajectory, expected, missing)
+
+
+def as_bucket(volume: Volume) -> Bucket:
+    """The volume's readouts as Gadgetron's bucket."""
+    heads = volume.heads.copy()
+    heads["active_channels"] = heads["available_channels"] = len(volume.data)
+    heads["number_of_samples"], heads["trajectory_dimensions"] = volume.data.shape[2], volume.trajectory.shape[2]
+    heads["center_sample"] = np.maximum(heads["center_sample"].astype(int) - heads["discard_pre"], 0)
+    heads["discard_pre"] = heads["discard_post"] = 0
+    block = Readouts(heads[: volume.data.shape[1]], volume.trajectory, volume.data.transpose(1, 0, 2))
+    return Bucket(list(block.acquisitions()), [])
