@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import ismrmrd
@@ -63,7 +64,7 @@ def read_slabs(path: Path) -> float:
 
 def read_singly(path: Path) -> float:
     """The file by `Dataset.read_acquisition`."""
-    with ismrmrd.Dataset(path, mode="r") as data:
+    with closing(ismrmrd.Dataset(path, create_if_needed=False)) as data:
         return sum(float(np.abs(data.read_acquisition(i).data[0, 0])) for i in range(data.number_of_acquisitions()))
 
 

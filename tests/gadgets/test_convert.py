@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -67,11 +69,11 @@ def test_slices_and_frames_are_at_their_dimensions(tmp_path):
 def test_an_asymmetric_echo_and_a_doubled_line_lie_right_on_the_grid(tmp_path):
     source = simulated(tmp_path, "cartesian3d")
     whole = read_recording(source).kspace
-    with ismrmrd.Dataset(source, mode="r") as data:
+    with closing(ismrmrd.Dataset(source, create_if_needed=False)) as data:
         header = data.read_xml_header()
         readouts = [data.read_acquisition(i) for i in range(data.number_of_acquisitions())]
     cut = [r for r in readouts if not r.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
-    with ismrmrd.Dataset(tmp_path / "cut.h5", mode="w") as data:
+    with closing(ismrmrd.Dataset(tmp_path / "cut.h5")) as data:
         data.write_xml_header(header)
         for r in [*cut, cut[-1]]:
             part = ismrmrd.Acquisition.from_array(np.ascontiguousarray(r.data[:, 4:]))

@@ -1,4 +1,5 @@
 import contextlib
+from contextlib import closing
 
 import h5py
 import ismrmrd
@@ -18,7 +19,7 @@ def scan(tmp_path_factory):
 
 
 def with_ismrmrd(path) -> list[ismrmrd.Acquisition]:
-    with ismrmrd.Dataset(path, mode="r") as data:
+    with closing(ismrmrd.Dataset(path, create_if_needed=False)) as data:
         return [data.read_acquisition(i) for i in range(data.number_of_acquisitions())]
 
 
@@ -41,7 +42,7 @@ def test_the_file_is_cut_as_the_wire_cuts_it(scan):
 
 
 def test_readouts_of_other_shapes_start_a_new_block(tmp_path):
-    with ismrmrd.Dataset(tmp_path / "mixed.h5", mode="w") as data:
+    with closing(ismrmrd.Dataset(tmp_path / "mixed.h5")) as data:
         data.write_xml_header(b"<ismrmrdHeader/>")
         for n in (4, 4, 6, 4):
             data.append_acquisition(ismrmrd.Acquisition.from_array(np.ones((2, n), np.complex64)))
@@ -50,7 +51,7 @@ def test_readouts_of_other_shapes_start_a_new_block(tmp_path):
 
 
 def test_waveforms_are_read_with_their_headers(tmp_path):
-    with ismrmrd.Dataset(tmp_path / "w.h5", mode="w") as data:
+    with closing(ismrmrd.Dataset(tmp_path / "w.h5")) as data:
         data.write_xml_header(b"<ismrmrdHeader/>")
         for i in range(3):
             data.append_waveform(
@@ -73,7 +74,7 @@ def test_images_read_back_as_written_here_and_by_ismrmrd(tmp_path, dtype):
     images = [image(s, i, dtype, 4 + s) for s in (0, 1) for i in range(3)]
     assert files.write_images(tmp_path / "i.h5", images, b"<ismrmrdHeader/>") == 6
     got = files.read_images(tmp_path / "i.h5")
-    with ismrmrd.Dataset(tmp_path / "i.h5", mode="r") as data:
+    with closing(ismrmrd.Dataset(tmp_path / "i.h5", create_if_needed=False)) as data:
         assert data.number_of_images("image_1") == 3
         peer = data.read_image("image_1", 2)
     assert np.array_equal(peer.data, images[5].data)
@@ -119,7 +120,7 @@ def test_foreign_and_damaged_files_are_one_clear_sentence(tmp_path, scan):
 
 def test_records_that_contradict_their_header_are_refused(tmp_path):
     good = ismrmrd.Acquisition.from_array(np.ones((2, 4), np.complex64))
-    with ismrmrd.Dataset(tmp_path / "bad.h5", mode="w") as data:
+    with closing(ismrmrd.Dataset(tmp_path / "bad.h5")) as data:
         data.write_xml_header(b"<ismrmrdHeader/>")
         data.append_acquisition(good)
         record = data._file["dataset/data"][0]

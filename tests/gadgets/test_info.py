@@ -1,4 +1,5 @@
 import json
+from contextlib import closing
 
 import h5py
 import ismrmrd
@@ -22,7 +23,7 @@ HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMR
 def radial_as_converters_write_it(path, scale: float = 1.0, skip: int = 0) -> None:
     """Three slices of 2D radial with placeholder positions, as a converted Siemens scan looks."""
     k = (np.arange(64) - 32) / 64 * scale
-    with ismrmrd.Dataset(path, mode="w") as data:
+    with closing(ismrmrd.Dataset(path)) as data:
         data.write_xml_header(HEADER.encode())
         for index in range(30):
             if index < skip:
@@ -128,7 +129,7 @@ def test_foreign_files_exit_with_2(tmp_path, caplog, content):
 
 
 def test_a_scan_of_noise_only_says_so(tmp_path, caplog):
-    with ismrmrd.Dataset(tmp_path / "n.h5", mode="w") as data:
+    with closing(ismrmrd.Dataset(tmp_path / "n.h5")) as data:
         data.write_xml_header(HEADER.encode())
         readout = ismrmrd.Acquisition.from_array(np.ones((2, 8), np.complex64))
         readout.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)

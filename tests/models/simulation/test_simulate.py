@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import h5py
 import ismrmrd
 import numpy as np
@@ -77,7 +79,7 @@ def written(tmp_path):
 
 def test_the_file_reads_back_with_ismrmrd(written):
     name, simulated, path = written
-    with ismrmrd.Dataset(name, mode="r") as data:
+    with closing(ismrmrd.Dataset(name, create_if_needed=False)) as data:
         header = ismrmrd.xsd.CreateFromDocument(data.read_xml_header())
         readouts = [data.read_acquisition(i) for i in range(data.number_of_acquisitions())]
     assert header.version is None
@@ -143,7 +145,7 @@ def test_cartesian_files_hold_steps_and_no_trajectory(tmp_path):
     path = trajectory("cartesian3d", (12, 10, 8), 2.0)
     simulated = simulate(random_complex((12, 10, 8)), path, n_coils=2)
     write_scan(tmp_path / "c.h5", simulated, path)
-    with ismrmrd.Dataset(tmp_path / "c.h5", mode="r") as data:
+    with closing(ismrmrd.Dataset(tmp_path / "c.h5", create_if_needed=False)) as data:
         header = ismrmrd.xsd.CreateFromDocument(data.read_xml_header())
         last = data.read_acquisition(data.number_of_acquisitions() - 1)
     assert header.encoding[0].trajectory.value == "cartesian"
