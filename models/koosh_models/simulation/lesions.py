@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from koosh_models.simulation.phantoms import Phantom, volume_shape
@@ -15,24 +16,36 @@ def with_lesions(
 ) -> tuple[Phantom, Tensor]:
     """The anatomy with `count` irregular spots inside its mask, and (spot, z, y, x) bool where each one is.
 
-    A spot multiplies the signal by 0.3 to 0.7 or by 1.4 to 2; the phase is kept. Deterministic by seed.
+    A spot multiplies the signal by 0.3 to 0.7 or by 1.4 to 2; the phase is kept. Spots don't overlap, so that none
+    hides another. Deterministic by seed.
     """
     if anatomy.image.ndim not in (2, 3) or not bool(anatomy.mask.any()):
         raise ValueError(f"lesions need an image with an object in it; it has shape {tuple(anatomy.image.shape)}")
     matrix = tuple(anatomy.image.shape)
     rng = np.random.default_rng([seed, 21])
     canvas = Canvas(volume_shape(matrix), rng)
-    places = anatomy.mask.reshape(canvas.shape).nonzero().numpy()
+    free = anatomy.mask.reshape(canvas.shape).numpy().copy()
     gain = torch.ones(canvas.shape)
     masks = torch.zeros(count, *canvas.shape, dtype=torch.bool)
     for spot in range(count):
-        index = places[rng.integers(len(places))]
-        z, y, x = (float(axis[i]) for axis, i in zip(canvas.axes, index, strict=True))
-        r = rng.uniform(*radius_voxels) * canvas.voxel * rng.uniform(0.8, 1.25, 3)
-        body = Body((z, y, x), (float(r[0]), float(r[1]), float(r[2])), 1.0, wobble=0.15)
+        body = placed(canvas, free, radius_voxels, spot)
         window, share = canvas.cover(body)
         factor = float(rng.uniform(0.3, 0.7) if rng.random() < 0.5 else rng.uniform(1.4, 2.0))
         gain[window] *= 1 + torch.from_numpy(share) * (factor - 1)
         masks[spot][window] = torch.from_numpy(share > 0.5)
     image = anatomy.image * gain.reshape(matrix)
     return Phantom(image, anatomy.mask), masks.reshape(count, *matrix) & anatomy.mask
+
+
+def placed(canvas: Canvas, free: NDArray[np.bool_], radius_voxels: tuple[float, float], spot: int) -> Body:
+    """A body around a voxel that is still `free` (z, y, x); what no later centre may take is crossed out."""
+    places = np.argwhere(free)
+    if not len(places):
+        raise ValueError(f"there is no room for more than {spot} lesions; ask for fewer or smaller ones")
+    index = places[canvas.rng.integers(len(places))]
+    z, y, x = (float(axis[i]) for axis, i in zip(canvas.axes, index, strict=True))
+    r = canvas.rng.uniform(*radius_voxels) * canvas.voxel * canvas.rng.uniform(0.8, 1.25, 3)
+    # this one's reach and the largest one's, with their irregular edges
+    apart = 1.3 * (float(r.max()) + 1.25 * radius_voxels[1] * canvas.voxel) + 2 * canvas.voxel
+    free[canvas.window((z, y, x), (apart, apart, apart))] = False
+    return Body((z, y, x), (float(r[0]), float(r[1]), float(r[2])), 1.0, wobble=0.15)
