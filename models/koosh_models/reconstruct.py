@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from koosh_models.baselines import classical
+from koosh_models.baselines.locally_low_rank import locally_low_rank
 from koosh_models.calibration import density
 from koosh_models.calibration.espirit import espirit
 from koosh_models.calibration.joint import joint
 from koosh_models.calibration.maps import CoilMaps, low_frequency
 from koosh_models.networks import tiles
 from koosh_models.networks.unrolled import Unrolled
-from koosh_models.physics.mri import non_cartesian
+from koosh_models.physics.mri import dynamic, non_cartesian
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.scan import Scan
 from koosh_models.support import box_around, boxed_maps, boxed_scan
@@ -24,7 +25,7 @@ from koosh_models.weights import choose, load
 
 log = logging.getLogger(__name__)
 MAPS = {"joint": joint, "espirit": espirit, "low-frequency": low_frequency}
-METHODS = ("gridding", "cg", "l1", "unrolled")
+METHODS = ("gridding", "cg", "l1", "llr", "unrolled")
 MEMORY = 2 << 30  # bytes for one tile of a network where nothing else is said
 
 
@@ -84,6 +85,8 @@ def solve(problem: LinearProblem, method: str) -> classical.Result:
         return classical.cg_sense(problem)
     if method == "l1":
         return classical.l1_wavelet(problem)
+    if method == "llr":
+        return locally_low_rank(problem)
     classics = [name for name in METHODS if name != "unrolled"]
     raise ValueError(f"unknown method {method!r}; known: {', '.join(classics)}, and unrolled with a network")
 
@@ -116,7 +119,7 @@ def reconstruct(
     weights: str | None = None,
     memory: int = MEMORY,
 ) -> Reconstruction:
-    """The image of a scan; a series is reconstructed frame by frame with common maps.
+    """The image of a scan; a series is reconstructed frame by frame with common maps, or as a whole by "llr".
 
     weights  of "unrolled": name or path; None for the newest that takes the scan
     memory   bytes for one tile of a network
@@ -128,19 +131,20 @@ def reconstruct(
     with _timed(seconds, "maps"):
         maps = maps or calibrate(scan)
     images, facts = [], {}
-    frames = [scan] if scan.n_frames is None else [scan.frame(k) for k in range(scan.n_frames)]
+    whole = scan.n_frames is None or method == "llr"
+    parts = [scan] if whole else [scan.frame(k) for k in range(scan.n_frames or 0)]
     box = box_around(maps.mask)
     inside = boxed_maps(maps.maps, box)
-    for one in frames:
+    for one in parts:
         with _timed(seconds, "problem"):
-            problem = non_cartesian(boxed_scan(one, box), inside)
+            problem = (non_cartesian if one.n_frames is None else dynamic)(boxed_scan(one, box), inside)
         with _timed(seconds, "solve"), torch.no_grad():
             result = solve(problem, method) if network is None else unrolled(problem, network, memory)
         images.append(box.embed(result.image))
         facts = {"iterations": float(result.iterations), "scale": problem.scale}
         if result.residual is not None:
             facts["residual"] = result.residual
-    volume = images[0] if scan.n_frames is None else torch.stack(images)
+    volume = images[0] if whole else torch.stack(images)
     log.info("%s: %s in %.2f s", method, "x".join(map(str, volume.shape)), sum(seconds.values()))
     return Reconstruction(volume, maps, method, seconds, facts, identity)
 
