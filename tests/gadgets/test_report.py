@@ -59,10 +59,47 @@ def test_a_report_shows_scores_trajectory_and_point_spread(made, capsys):
     more = ["--scan", str(made / "s.h5"), "--truth", str(made / "t.npz")]
     assert main(["report", str(made / "i.h5"), "-o", str(made / "r.html"), *more]) == 0
     out = (made / "r.html").read_text()
-    for words in ("Against the truth", "kx, ky", "point spread", "3D non-Cartesian", "coronal", "error x 5"):
+    for words in ("Against the truth", "kx, ky", "point spread", "3D non-Cartesian", "coronal", "error x 5", "coil 2"):
         assert words in out
     (psnr,) = re.findall(r"<tr><th>series 1</th><td>([\d.]+)</td>", out)
     assert float(psnr) > 90  # the image is the truth up to its scale
+
+
+def test_a_truth_of_another_size_is_a_warning_and_no_comparison(made):
+    mrd.write_volume(made / "small.h5", np.ones((4, 8, 8), np.float32), Geometry((4, 8, 8), (40.0, 80.0, 80.0)))
+    more = ["--truth", str(made / "t.npz")]
+    assert main(["report", str(made / "small.h5"), "-o", str(made / "r.html"), *more]) == 0
+    out = (made / "r.html").read_text()
+    assert "no comparison" in out
+    assert "Against the truth" not in out
+
+
+@pytest.mark.parametrize("family", ["cine_radial", "cartesian3d", "radial2d"])
+def test_series_slices_and_cartesian_scans_are_shown_too(tmp_path, family):
+    size = ["16", "16"] if family != "cartesian3d" else ["8", "16", "16"]
+    scan = str(tmp_path / "s.h5")
+    main(
+        [
+            "simulate",
+            scan,
+            "--matrix",
+            *size,
+            "--coils",
+            "2",
+            "--acceleration",
+            "1",
+            "--trajectory",
+            family,
+            "--frames",
+            "2",
+        ]
+    )
+    frames = np.ones((2, 1, 16, 16), np.float32)
+    mrd.write_volume(tmp_path / "i.h5", frames, Geometry((1, 16, 16), (5.0, 160.0, 160.0)))
+    assert main(["report", str(tmp_path / "i.h5"), "-o", str(tmp_path / "r.html"), "--scan", scan]) == 0
+    out = (tmp_path / "r.html").read_text()
+    assert ("coil 2" in out) == (family != "cartesian3d")
+    assert "coronal" not in out
 
 
 def test_a_report_without_scan_and_truth_shows_the_images(made):

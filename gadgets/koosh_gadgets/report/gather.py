@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from koosh_gadgets import units
+from koosh_gadgets.convert.recording import SERIES, Recording, read_recording
 from koosh_gadgets.files import open_scan
 from koosh_gadgets.imagefile import Series, read_series
-from koosh_gadgets.report.page import Content, Shown
+from koosh_gadgets.report.page import Content, Measured, Shown
 from koosh_gadgets.survey import kinds, survey
 
 NAMES = {
@@ -18,6 +20,9 @@ NAMES = {
     "koosh_complete": "complete", "koosh_notes": "notes", "koosh_seconds": "seconds before + after the last readout",
     "koosh_trajectory_unit": "trajectory unit",
 }  # fmt: skip
+
+
+MOST_COILS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +48,23 @@ def gathered(title: str, scan: Path | None, images: Sequence[Path], truth: Truth
     series = [part for path in images for part in read_series(path) if part.kind == "magnitude"]
     shown = [shown_series(part, truth) for part in series]
     notes = dict.fromkeys(one.facts["notes"] for one in shown if one.facts.get("notes", "None") != "None")
-    facts, k, spread = ({}, None, None) if scan is None else scan_facts(scan)
-    magnitude = None if truth is None else truth.image
-    return Content(title, shown, facts, magnitude, k, spread, tuple(notes))
+    facts: dict[str, str] = {}
+    measured = None
+    if scan is not None:
+        facts, measured = scan_facts(scan)
+    fits = truth is not None and all(one.volume.shape == truth.image.shape for one in shown)
+    if truth is not None and not fits:
+        sizes = {one.volume.shape for one in shown}
+        notes[f"the truth has {truth.image.shape} voxels and the images {sizes}: no comparison"] = None
+    return Content(title, shown, facts, truth.image if truth is not None and fits else None, measured, tuple(notes))
 
 
 def shown_series(part: Series, truth: Truth | None) -> Shown:
     """One series as the page shows it."""
     facts = {name: part.meta[key] for key, name in NAMES.items() if key in part.meta}
     title = part.meta.get("SeriesDescription", f"series {part.number}")
-    volume = part.frames[0]
+    # of a series the first frame, of a slice its plane
+    volume = part.frames[0][0] if part.frames.shape[1] == 1 else part.frames[0]
     return Shown(title, volume, facts, {} if truth is None else scores(volume, truth))
 
 
@@ -68,36 +80,41 @@ def scores(volume: np.ndarray, truth: Truth) -> dict[str, float]:
     return evaluate(seen, torch.from_numpy(truth.image), torch.from_numpy(truth.mask))
 
 
-def scan_facts(path: Path) -> tuple[dict[str, str], np.ndarray | None, np.ndarray | None]:
-    """What `koosh info` says, the trajectory in cycles per voxel, and the point-spread function's central plane."""
-    from koosh_gadgets import units
-    from koosh_gadgets.survey import sizes, user_parameter
-
+def scan_facts(path: Path) -> tuple[dict[str, str], Measured | None]:
+    """What `koosh info` says, and the pictures of a non-Cartesian scan whose volumes have equally many readouts."""
     with open_scan(path) as file:
         facts = survey(file)[0].facts
         chosen = (kinds(file.heads) == "imaging") & (file.heads["trajectory_dimensions"] > 0)
-        if not chosen.any():
-            return facts, None, None
-        raw = file.trajectory(chosen)
-        matrix, fov_mm = sizes(file.header.encoding[0].encodedSpace)
-        unit = user_parameter(file.header, "trajectoryUnit")
-        n_samples = int(file.heads["number_of_samples"][chosen][0])
-    choice = units.choose(raw, matrix, fov_mm, None, str(unit) if unit else None)
-    omega = units.to_radians(raw, choice.unit, matrix, fov_mm)
-    k = units.from_radians(omega, "cycles/voxel", matrix, fov_mm)
-    return facts, k.reshape(-1, n_samples, k.shape[1]), point_spread(omega, matrix)
+    if not chosen.any():
+        return facts, None
+    try:
+        found = read_recording(path)
+    except ValueError as error:
+        return {**facts, "pictures of the scan": f"none: {error}"}, None
+    return facts, None if found.omega is None else measured(found)
 
 
-def point_spread(omega: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:
-    """(y, x) magnitude of the image of a point in the middle, its peak one, density weights applied."""
+def measured(found: Recording) -> Measured:
+    """Trajectory, point-spread function and coil maps of the first volume of a recording."""
     import torch
 
     from koosh_models.calibration.density import pipe_menon
+    from koosh_models.calibration.maps import low_frequency
     from koosh_models.physics.nufft import Nufft
 
-    path = torch.from_numpy(omega)
-    weights = pipe_menon(path, matrix)
-    image = Nufft(path, matrix).adjoint(weights.to(torch.complex64)).abs().numpy()
-    plane = image if image.ndim == 2 else image[image.shape[0] // 2]
-    spread: np.ndarray = plane / plane.max()
-    return spread
+    assert found.omega is not None
+    matrix, first = found.geometry.matrix, (0,) * len(SERIES)
+    paths = found.omega[first]
+    k = units.from_radians(paths.reshape(len(matrix), -1), "cycles/voxel", matrix, found.geometry.fov_mm)
+    omega = torch.from_numpy(paths.reshape(len(matrix), -1).copy())
+    weights = pipe_menon(omega, matrix)
+    spread = middle(Nufft(omega, matrix).adjoint(weights.to(torch.complex64)).abs().numpy())
+    kspace = torch.from_numpy(found.kspace[first].reshape(found.n_coils, -1).copy())
+    maps = low_frequency(kspace, omega, weights, matrix).maps
+    shown = [middle(maps.coils(coil, coil + 1)[0].abs().numpy()) for coil in range(min(found.n_coils, MOST_COILS))]
+    return Measured(k.reshape(*paths.shape[1:], -1), spread / spread.max(), np.stack(shown))
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    """The central plane of a volume; a plane is its own."""
+    return image if image.ndim == 2 else image[image.shape[0] // 2]

@@ -42,20 +42,32 @@ class Shown:
 
 
 @dataclass(frozen=True, eq=False)
+class Measured:
+    """Pictures of a non-Cartesian scan.
+
+    k       (readout, sample, axis) trajectory in cycles per voxel
+    spread  (y, x) point-spread function's central plane, magnitude, its peak is one
+    coils   (coil, y, x) magnitudes of the coil maps' central plane
+    """
+
+    k: np.ndarray
+    spread: np.ndarray
+    coils: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Content:
     """Everything a page shows.
 
-    truth   (z, y, x) magnitude, None where unknown
-    k       (readout, sample, axis) trajectory in cycles per voxel, None for Cartesian
-    spread  (y, x) point-spread function's central plane, magnitude, its peak is one
+    truth     (z, y, x) magnitude, None where unknown
+    measured  pictures of the scan, None where there is none or it is Cartesian
     """
 
     title: str
     shown: Sequence[Shown]
     scan: Mapping[str, str]
     truth: np.ndarray | None = None
-    k: np.ndarray | None = None
-    spread: np.ndarray | None = None
+    measured: Measured | None = None
     warnings: Sequence[str] = ()
 
 
@@ -74,8 +86,9 @@ def page(content: Content) -> str:
         parts.append("<h2>Against the truth</h2>" + scores(content.shown))
     parts.append("<h2>Images</h2>" + images(content))
     parts.append("<h2>Scan</h2>" + table([(name, value) for name, value in content.scan.items()]))
-    if content.k is not None:
-        parts.append('<h2>Trajectory</h2><div class="grid">' + trajectory(content.k, content.spread) + "</div>")
+    if content.measured is not None:
+        parts.append('<h2>Trajectory</h2><div class="grid">' + trajectory(content.measured) + "</div>")
+        parts.append('<h2>Coil maps</h2><div class="grid">' + coils(content.measured.coils) + "</div>")
     for one in content.shown:
         parts.append(f"<h2>{text(one.title)}</h2>" + table(list(one.facts.items())))
     parts.append("<h2>Versions</h2>" + table(versions()))
@@ -145,15 +158,20 @@ def figure(pixels: np.ndarray, caption: str) -> str:
     return f'<figure><img alt="{what}" src="{pictures.inline(pixels)}"><figcaption>{what}</figcaption></figure>'
 
 
-def trajectory(k: np.ndarray, spread: np.ndarray | None) -> str:
+def coils(maps: np.ndarray) -> str:
+    """The magnitude of every map on one scale."""
+    return "".join(figure(pictures.grey(plane, float(maps.max())), f"coil {i + 1}") for i, plane in enumerate(maps))
+
+
+def trajectory(measured: Measured) -> str:
     """The first readouts, the sampling density over the radius, and the point-spread function in dB."""
+    k = measured.k
     radius = np.linalg.norm(k, axis=2).ravel()
     counts, edges = np.histogram(radius, bins=40, range=(0, 0.5))
     shell = edges[1:] ** k.shape[2] - edges[:-1] ** k.shape[2]
     parts = [pictures.spokes(k), pictures.curve(counts / shell, "samples per volume of k-space over |k|", "")]
-    if spread is not None:
-        decibel = 20 * np.log10(np.maximum(spread, 1e-4))
-        parts.append(figure(pictures.grey(decibel, 0.0, -60.0), "point spread, -60 to 0 dB"))
+    decibel = 20 * np.log10(np.maximum(measured.spread, 1e-4))
+    parts.append(figure(pictures.grey(decibel, 0.0, -60.0), "point spread, -60 to 0 dB"))
     return "".join(parts)
 
 
