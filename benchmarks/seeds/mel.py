@@ -45,8 +45,6 @@ def memory(kind: str, shape: tuple[int, ...], depths: tuple[int, ...], fresh: bo
     ratio = plain.held / seen[middle].held
     rows.append(Row(f"{kind}, {middle} stages: backprop holds", megabytes(plain.held), "MiB"))
     rows.append(Row(f"{kind}, {middle} stages: times less held", ratio, "x", f">= {GOALS[kind]}", ratio >= GOALS[kind]))
-    if fresh:
-        rows.append(Row(f"{kind}: times less resident growth", plain.resident / seen[middle].resident, "x"))
     rows.append(Row(f"{kind}: step / backprop step", seen[middle].seconds / plain.seconds, "x CPU"))
     return rows
 
