@@ -120,7 +120,7 @@ def reconstruct(launched: Any) -> None:
         from koosh_gadgets.pipeline import Job
         from koosh_gadgets.stages.image import Format
 
-        job = Job(header, dataclasses.replace(settings, complex=True), form=Format("gadgetron"))
+        job = Job(header, dataclasses.replace(settings, complex=True), form=Format("gadgetron"), device="auto")
         return (image for image in job.images(items) if image.image_type == ismrmrd.IMTYPE_COMPLEX)
 
     gadget(launched, stage)

@@ -29,6 +29,7 @@ from koosh_gadgets.wire.connection import (
     drain,
     frames,
     open_stream,
+    read_config,
 )
 from koosh_gadgets.wire.errors import Cut, PeerError, TimedOut, WireError
 from koosh_gadgets.wire.limits import Limits
@@ -171,10 +172,18 @@ def feed(sock: socket.socket, stream: Iterable[bytes | memoryview]) -> None:
             sock.sendall(raw)
 
 
-def replayed(recorded: Recorded, parameters: dict[str, str], reason: str = "") -> Iterable[bytes]:
-    """The messages of a recording with changed parameters, closed, marked where the recording has no end."""
+def replayed(
+    recorded: Recorded, parameters: dict[str, str], reason: str = "", to_file: bool = False
+) -> Iterable[bytes]:
+    """The messages of a recording with changed parameters, closed, marked where the recording has no end.
+
+    to_file  the images are for a file: as an MRD client gets them, whoever has sent the scan
+    """
     closed = False
-    for raw in recorded.messages():
+    for place, raw in enumerate(recorded.messages()):
+        if place == 0 and to_file:
+            opening = read_config(messages.U16.unpack_from(raw)[0], Source(io.BytesIO(raw[2:]).readinto), Limits())
+            raw = messages.script(ids.CONFIG_TEXT, json.dumps({**opening.parameters, "config": opening.config}))
         number = messages.U16.unpack_from(raw)[0]
         if number == ids.CLOSE:
             closed = True
@@ -194,7 +203,7 @@ def reconstruct_recording(path: Path, worker: Worker, sink: Sink, reason: str = 
         before = sink.n_images
         with worker.open(path.stem) as sock:
             answers = Answers(sock, sink)
-            feed(sock, replayed(recorded, parameters, reason))
+            feed(sock, replayed(recorded, parameters, reason, isinstance(sink, ToList)))
             try:
                 answers.join()
                 return

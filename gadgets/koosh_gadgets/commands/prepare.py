@@ -61,7 +61,7 @@ def scans_of(path: Path, matrix: int) -> Iterator[Scan]:
     from koosh_gadgets.settings import Settings
     from koosh_gadgets.stages.grid import grid, scan_of
 
-    with open_recorded(path) as (header, items, journal):
+    with open_recorded(path) as (header, items, journal, _):
         job = Job(header, Settings(matrix=matrix), journal)
         for volume in job.volumes(items):
             yield scan_of(volume, grid(volume.encoding, matrix), journal)

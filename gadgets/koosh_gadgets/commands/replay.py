@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ import ismrmrd
 from koosh_gadgets import settings as parameters
 from koosh_gadgets.atomic import write_atomic
 from koosh_gadgets.client import Request, send_scan
+from koosh_gadgets.config import load
 from koosh_gadgets.pipeline import Job
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.spool import Recorded, is_recording
@@ -66,11 +68,10 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     """Images, made here or elsewhere, where they are wanted."""
     if arguments.address:
         return elsewhere(arguments)
-    settings = parameters.from_arguments(arguments, Settings())
     if arguments.scan == "-":
-        return stream_here(sys.stdin.buffer, arguments.out, settings)
-    with open_recorded(Path(arguments.scan)) as (header, items, journal):
-        job = Job(header, settings, journal)
+        return stream_here(sys.stdin.buffer, arguments.out, parameters.from_arguments(arguments, Settings()))
+    with open_recorded(Path(arguments.scan)) as (header, items, journal, asked):
+        job = Job(header, parameters.from_arguments(arguments, asked), journal, device="auto")
         return deliver(arguments.out, header, job.images(items, depth=1)) or failed(job)
 
 
@@ -80,17 +81,20 @@ def failed(job: Job) -> int:
 
 
 @contextlib.contextmanager
-def open_recorded(path: Path) -> Iterator[tuple[bytes, Iterator[object], Journal]]:
-    """(header, items, journal) of an ISMRMRD file or of a spooled scan, whichever it is."""
+def open_recorded(path: Path) -> Iterator[tuple[bytes, Iterator[object], Journal, Settings]]:
+    """(header, items, journal, settings) of an ISMRMRD file, or of a spooled scan with what its peer asked for."""
     journal = Journal(path.name)
     if path.is_file() and is_recording(path):
         connection = recorded_connection(path)
-        yield connection.opening.header, recorded_items(connection, journal), journal
+        items = recorded_items(connection, journal)
+        first = list(itertools.islice(items, 1))  # parameters may come after the header, before the first readout
+        asked = load().service().settings(connection.opening.config, connection.opening.parameters)
+        yield connection.opening.header, itertools.chain(first, items), journal, asked
         return
     from koosh_gadgets.files import open_scan
 
     with open_scan(path) as file:
-        yield file.xml, file.items(), journal
+        yield file.xml, file.items(), journal, Settings()
 
 
 def recorded_connection(path: Path) -> Connection:
@@ -161,7 +165,7 @@ def elsewhere(arguments: argparse.Namespace) -> int:
     """Send the scan to a server and keep what it answers."""
     given = {n: getattr(arguments, n) for n in parameters.names() if getattr(arguments, n, None) is not None}
     request = Request(arguments.address, arguments.port, arguments.config, arguments.rate, arguments.wait)
-    with open_recorded(Path(arguments.scan)) as (header, items, _):
+    with open_recorded(Path(arguments.scan)) as (header, items, *_):
         answer = send_scan(request, header, items, json.dumps(given) if given else "")
     for named in answer.dicom:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", named.name).removesuffix(".dcm").strip(".")[-100:] or "image"
