@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,8 +31,12 @@ COMMANDS = (
 """Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+NO_FAULT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
+"""Troubles of the machine, which no other input mends."""
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line, or of the one command `only`, whose start then waits for no other's."""
     top = argparse.ArgumentParser(
         prog="koosh",
         description="3D non-Cartesian MRI with unrolled networks: simulate, reconstruct, serve, train.",
@@ -38,21 +44,28 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("-v", "--verbose", action="store_true", help="log more, with tracebacks")
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in (only,) if only in COMMANDS else COMMANDS:
         importlib.import_module(f"koosh_gadgets.commands.{name}").add(subparsers)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (our failure) or 2 (bad input)."""
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser(words[0] if words else None).parse_args(words)
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(message)s")
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # whoever read our output has had enough; the interpreter must not try to flush the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         log.error("%s", sentence(error), exc_info=arguments.verbose)
-        return 2
+        return 1 if getattr(error, "errno", None) in NO_FAULT_OF_INPUT else 2
     except KeyboardInterrupt:
         log.error("interrupted")
         return 1

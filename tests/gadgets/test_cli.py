@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -93,3 +95,26 @@ def test_what_goes_wrong_changes_the_data_and_not_the_trajectory(tmp_path, wrong
     assert all(np.array_equal(x, y) for x, y in zip(ideal["traj"], real["traj"], strict=True))
     clean, changed = np.stack(ideal["data"]), np.stack(real["data"])
     assert np.linalg.norm(clean - changed) > 0.01 * np.linalg.norm(clean)
+
+
+def test_a_full_disk_is_no_fault_of_the_input(tmp_path, caplog):
+    assert simulate("/dev/full/a.h5") == 2  # not a folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("koosh_models.simulation.recordfile.os.replace", full)
+        assert simulate(tmp_path / "a.h5") == 1
+    assert "No space left" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    assert simulate(tmp_path / "a.h5") == 0
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    koosh = f"{sys.executable} -m koosh_gadgets.cli info {tmp_path / 'a.h5'}"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{koosh} | true"], env=buffered, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -74,7 +74,7 @@ def simulate(out: Path, size: int, acceleration: float) -> None:
         "simulate", str(out / "scan.h5"), "--matrix", str(size), "--acceleration", str(acceleration),
         "--position", "5", "-12", "20", "--orientation", "8", "-5", "3", "--truth", str(out / "truth.npz"),
     ]  # fmt: skip
-    chosen = parser().parse_args(arguments)
+    chosen = parser("simulate").parse_args(arguments)
     chosen.run(chosen)
 
 
