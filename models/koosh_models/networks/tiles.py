@@ -62,12 +62,18 @@ def largest(tiles: Sequence[Tile]) -> int:
     return max(tile.voxels for tile in tiles)
 
 
+def widest(shape: Sequence[int], side: int, regularizer: Regularizer) -> int:
+    """Voxels of the largest outer box of the tiles of that side, without making them: boxes are products of axes."""
+    reach = zip(shape, regularizer.radius, regularizer.stride, strict=True)
+    return math.prod(max(o.stop - o.start for _, o, _ in _cut(n, side, r, stride)) for n, r, stride in reach)
+
+
 def side_for(shape: Sequence[int], regularizer: Regularizer, budget: int, itemsize: int = 4) -> int:
     """The largest tile side whose graph fits into `budget` bytes; raises where not even the smallest does."""
     step = max(regularizer.stride)
     best = 0
     for side in range(step, max(shape) + step, step):
-        needed = math.ceil(largest(plan(shape, side, regularizer)) * regularizer.activations * itemsize)
+        needed = math.ceil(widest(shape, side, regularizer) * regularizer.activations * itemsize)
         if needed > budget:
             break
         best = side

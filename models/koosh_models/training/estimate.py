@@ -81,13 +81,14 @@ def estimate(recipe: Recipe, device: torch.device) -> list[str]:
         network = build(recipe.network)
     count = sum(p.numel() for p in network.parameters())
     lines = [f"{recipe.name}: {count} weights, {recipe.network.stages} stages, {recipe.steps} steps on {device}"]
-    for need in needs(recipe):
+    found = needs(recipe)
+    for need in found:
         lines.append(
             f"  {need.strategy}: {need.steps} steps, {need.total / MB:.0f} MB "
             f"(autograd {need.activations / MB:.0f}, weights {need.fixed / MB:.1f}, scan {need.scan / MB:.0f})"
         )
     limit = recipe.training.memory_mb
-    over = [n.strategy for n in needs(recipe) if n.activations > limit * MB]
+    over = [n.strategy for n in found if n.activations > limit * MB]
     if over:
         lines.append(f"  over training.memory_mb = {limit}: {', '.join(over)}")
     return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from koosh_models import weights
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.training import checkpoint
+from koosh_models.training.cases import sources
 from koosh_models.training.pet import PetData
 from koosh_models.training.recipe import Data, Recipe
 from koosh_models.training.validate import Score, means
@@ -96,7 +97,7 @@ def card_of(
         trained=trained,
         accepts=weights.Range.model_validate(accepts.model_dump()),
         anatomy=recipe.anatomy,
-        data=recipe.sources,
+        data=recipe.sources or credits_of(recipe.data),
         recipe=recipe.model_dump_json(exclude={"sizes"}),
         metrics=tuple(numbers),
         notes=notes,
@@ -104,6 +105,14 @@ def card_of(
         created=datetime.date.today().isoformat(),
         software=f"koosh {version()}",
     )
+
+
+def credits_of(data: Data) -> tuple[str, ...]:
+    """What the network was trained on: files with their origin and licence, and phantoms."""
+    if data.pet is not None:
+        return ()
+    used = [s for s in sources(data) if s.split == "training"]
+    return tuple(f"{s.name} ({s.credit or ('phantom' if s.path is None else 'no licence stated')})" for s in used)
 
 
 def version() -> str:

@@ -24,7 +24,6 @@ KNOWN: dict[str, Any] = {
     "blockwise": strategies.Blockwise,
     "invertible": strategies.Invertible,
     "greedy": strategies.Greedy,
-    "pipelined": strategies.Pipelined,
     "sequential": strategies.Sequential,
     "equilibrium": strategies.Equilibrium,
 }
@@ -106,6 +105,8 @@ def make(recipe: Recipe, phase: Phase, number: int, misfit: Misfit) -> Strategy:
         raise RecipeError(
             f"phases.{number}: warmstart needs the truth; with data.split take sequential or greedy first"
         )
+    if phase.strategy == "pipelined":
+        raise RecipeError(f"phases.{number}: train with greedy, which gives the same weights; see docs/training.md")
     if phase.strategy not in KNOWN:
         raise RecipeError(
             f"phases.{number}.strategy is {phase.strategy!r}{nearest(phase.strategy, KNOWN)}; known: {', '.join(KNOWN)}"

@@ -105,7 +105,7 @@ class Data(Strict):
 class Phase(Strict):
     """A part of the training: one strategy, so many steps.
 
-    strategy  warmstart, backprop, checkpoint, blockwise, invertible, greedy, pipelined, sequential, equilibrium
+    strategy  warmstart, backprop, checkpoint, blockwise, invertible, greedy, sequential, equilibrium
     options   of that strategy, e.g. tile, modules
     rate      the learning rate after its warm-up; it falls to `last` times that by a cosine
     inherit   a stage trained apart starts from the weights of the one before it

@@ -37,9 +37,19 @@ class Score:
 
 
 def tuned_l1(problem: LinearProblem, case: AnyCase) -> Tensor:
-    """The L1-wavelet image whose weight is the best for this case's truth."""
-    images = [classical.l1_wavelet(problem, weight).image for weight in L1_WEIGHTS]
-    return max(images, key=lambda image: metrics.psnr(image, case.target, case.mask))
+    """The L1-wavelet image whose weight is best for this case's truth, found from the middle of the list outwards."""
+    images: dict[int, Tensor] = {}
+
+    def quality(index: int) -> float:
+        if index not in images:
+            images[index] = classical.l1_wavelet(problem, L1_WEIGHTS[index]).image
+        return metrics.psnr(images[index], case.target, case.mask)
+
+    best = len(L1_WEIGHTS) // 2
+    for way in (1, -1):
+        while 0 <= best + way < len(L1_WEIGHTS) and quality(best + way) > quality(best):
+            best += way
+    return images[best]
 
 
 MRI: dict[str, Callable[[LinearProblem, AnyCase], Tensor]] = {

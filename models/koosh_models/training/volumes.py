@@ -26,6 +26,7 @@ class Source:
     subject  whom it shows; a subject is in one split only
     split    training or validation
     labels   a tissue label map, painted anew each time
+    credit   where it comes from and under which licence
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source:
     split: str
     labels: bool = False
     path: Path | None = None
+    credit: str = ""
 
 
 def sources_of(folder: str | Path, validation: Sequence[str] = ()) -> list[Source]:
@@ -47,7 +49,7 @@ def sources_of(folder: str | Path, validation: Sequence[str] = ()) -> list[Sourc
     if unknown := sorted(set(validation) - known):
         raise ValueError(f"data.validation names {', '.join(unknown)}; known subjects: {', '.join(sorted(known))}")
     held = {s.subject for s in found if s.name in validation or s.subject in validation or s.split == "validation"}
-    return [Source(s.name, s.subject, split_of(s, held), s.labels, s.path) for s in found]
+    return [Source(s.name, s.subject, split_of(s, held), s.labels, s.path, s.credit) for s in found]
 
 
 def split_of(source: Source, held: set[str]) -> str:
@@ -68,7 +70,8 @@ def read_source(path: Path) -> Source:
         ) from error
     labels = meta.get("contrast") == "labels"
     split = "validation" if str(meta.get("split", "train")).startswith("val") else "training"
-    return Source(path.stem, str(meta.get("subject", path.stem)), split, labels, path)
+    credit = ", ".join(str(meta[key]) for key in ("source_repo", "licence") if key in meta)
+    return Source(path.stem, str(meta.get("subject", path.stem)), split, labels, path, credit)
 
 
 def check_splits(sources: Sequence[Source]) -> None:
