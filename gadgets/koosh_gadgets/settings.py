@@ -33,7 +33,7 @@ class Settings:
     time_limit: float = setting(0.0, "seconds after the last readout before a faster method stands in; 0: none")
     series: str = setting("koosh", "series description; the method is appended")
     dicom: str = setting("", "folder for DICOM files beside the images sent")
-    enhanced: bool = setting(False, "DICOM as one Enhanced MR object a series instead of one a slice")
+    enhanced: bool = setting(False, "DICOM as one Enhanced MR object a volume instead of one a slice")
     trajectory_file: str = setting("", "trajectory for readouts that carry none: ISMRMRD, .npz or Pulseq .seq")
     trajectory_unit: str = setting("auto", "unit of the trajectory", UNITS)
     delays: str = setting("0", "gradient delays x,y,z in samples; 0: none")

@@ -119,6 +119,26 @@ def test_judges_find_every_voxel_in_its_place(tmp_path, name, judge, enhanced):
     assert_same_place(source, *judge(tmp_path))
 
 
+def test_dcm2niix_finds_frames_in_their_order(tmp_path):
+    frames, place = phantom((3, 4, 6, 5)), Geometry((4, 6, 5), (8.0, 6, 5))
+    write_series(Series(frames, place, META, header(), frame_ms=40), tmp_path)
+    volume, affine = by_dcm2niix(tmp_path)
+    assert volume.shape == frames.shape
+    for found, wanted in zip(volume, frames, strict=True):
+        assert_same_place(Series(wanted, place), found, affine)
+
+
+def test_judges_find_each_enhanced_frame_whole(tmp_path):
+    frames, place = phantom((3, 4, 6, 5)), Geometry((4, 6, 5), (8.0, 6, 5))
+    files = write_series(Series(frames, place, META, header(), frame_ms=40), tmp_path / "all", enhanced=True)
+    for file, wanted in zip(files, frames, strict=True):
+        alone = tmp_path / file.stem
+        alone.mkdir()
+        (alone / file.name).write_bytes(file.read_bytes())
+        for judge in (by_dcm2niix, by_highdicom):
+            assert_same_place(Series(wanted, place), *judge(alone))
+
+
 @pytest.mark.parametrize("judge", [by_dcm2niix, by_highdicom])
 def test_judges_find_odd_matrices_read_from_an_image_file_in_place(tmp_path, judge):
     volume = phantom((5, 95, 97))

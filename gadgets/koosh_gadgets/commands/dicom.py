@@ -26,7 +26,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _add_export(p: argparse.ArgumentParser) -> None:
     p.add_argument("images", type=Path, metavar="IMAGES.h5", help="ISMRMRD image file, as `koosh replay -o` writes it")
     p.add_argument("folder", type=Path, metavar="DIR", help="where the DICOM files go")
-    p.add_argument("--enhanced", action="store_true", help="one Enhanced MR object a series instead of one a slice")
+    p.add_argument("--enhanced", action="store_true", help="one Enhanced MR object a volume instead of one a slice")
     p.add_argument("--template", type=Path, metavar="FILE.dcm", help="patient, study and equipment as in this image")
     p.add_argument("--json", type=Path, metavar="FILE.json", help="DICOM keywords that override header and template")
     p.add_argument("--series", type=int, metavar="N", help="only the series of this index")

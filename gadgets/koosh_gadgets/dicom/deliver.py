@@ -47,6 +47,6 @@ class Delivery:
             if self.outbox is not None:
                 with self.outbox.entry() as aside:
                     write_scan(found, aside, enhanced=self.enhanced)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             self.problem = " ".join(str(error).split())
             log.error("%s: no DICOM: %s", scan, self.problem)

@@ -1,4 +1,4 @@
-"""Enhanced MR Image Storage: the whole series in one object (PS3.3, A.36)."""
+"""Enhanced MR Image Storage: one object a volume (PS3.3, A.36)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,33 @@ from koosh_gadgets.dicom.text import cleaned, decimal
 from koosh_gadgets.dicom.uids import derived_uid
 
 FORM = "enhanced"
-VARYING = ("PixelData",)
+VARYING = ("SOPInstanceUID", "InstanceNumber", "PerFrameFunctionalGroupsSequence", "PixelData")
 FRAME_CONTENT, PLANE_POSITION = Tag("FrameContentSequence"), Tag("PlanePositionSequence")
 
 
 def datasets(subject: Subject) -> Iterator[Dataset]:
-    """The one object of the series."""
+    """One object a volume. The same Dataset is changed and given again: write it before the next.
+
+    Frames of a series don't share one: dcm2niix would mix up their slices unless the vendor is Philips.
+    """
+    data = _series(subject)
+    for frame, volume in enumerate(subject.stored.pixels):
+        data.InstanceNumber = frame + 1
+        data.SOPInstanceUID = derived_uid("instance", subject.series, data.InstanceNumber)
+        data.PerFrameFunctionalGroupsSequence = Sequence(_frame(subject, frame, k) for k in range(len(volume)))
+        data.add_new("PixelData", "OW", volume.tobytes())
+        yield data
+
+
+def _series(subject: Subject) -> Dataset:
+    """What all objects share."""
     data = base(subject)
     data.SOPClassUID = EnhancedMRImageStorage
-    data.SOPInstanceUID = derived_uid("instance", subject.series, 1)
-    data.InstanceNumber = 1
     data.AcquisitionNumber = 1
     data.ContentDate, data.ContentTime = data.SeriesDate, data.SeriesTime
     data.AcquisitionDateTime = data.SeriesDate + data.SeriesTime
-    _kind(subject, data)
+    data.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
+    data.ComplexImageComponent = "PHASE" if subject.is_phase else "MAGNITUDE"
     data.ContentQualification = "RESEARCH"
     data.ApplicableSafetyStandardAgency = "IEC"  # must be named; IEC 60601-2-33 binds every MR scanner
     data.BurnedInAnnotation, data.LossyImageCompression = "NO", "00"
@@ -37,34 +50,21 @@ def datasets(subject: Subject) -> Iterator[Dataset]:
     data.AcquisitionContrast = "UNKNOWN"
     data.AcquisitionContextSequence = Sequence()
     data.ImageComments = cleaned("LT", f"{derivation(subject)} {comments(subject)}")
-    frames, slices = subject.stored.pixels.shape[:2]
-    data.NumberOfFrames = frames * slices
+    data.NumberOfFrames = subject.stored.pixels.shape[1]
     _dimensions(subject, data)
     data.SharedFunctionalGroupsSequence = Sequence([_shared(subject, data)])
-    data.PerFrameFunctionalGroupsSequence = Sequence(
-        _frame(subject, frame, k) for frame in range(frames) for k in range(slices)
-    )
-    data.add_new("PixelData", "OW", subject.stored.pixels.tobytes())
-    yield data
-
-
-def _kind(subject: Subject, data: Dataset) -> None:
-    data.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
-    data.ComplexImageComponent = "PHASE" if subject.is_phase else "MAGNITUDE"
+    return data
 
 
 def _dimensions(subject: Subject, data: Dataset) -> None:
-    """Stack and place in it; of a series of frames the time too."""
+    """Stack and place in it."""
     uid = derived_uid("dimensions", subject.series)
     organization = Dataset()
     organization.DimensionOrganizationUID = uid
     data.DimensionOrganizationSequence = Sequence([organization])
-    data.DimensionOrganizationType = "3D_TEMPORAL" if len(subject.stored.pixels) > 1 else "3D"
-    keywords = ["StackID", "InStackPositionNumber"]
-    if len(subject.stored.pixels) > 1:
-        keywords.insert(0, "TemporalPositionIndex")
+    data.DimensionOrganizationType = "3D"
     indices = []
-    for keyword in keywords:
+    for keyword in ("StackID", "InStackPositionNumber"):
         index = Dataset()
         index.DimensionOrganizationUID = uid
         index.DimensionIndexPointer, index.FunctionalGroupPointer = Tag(keyword), FRAME_CONTENT
@@ -109,7 +109,6 @@ def _frame(subject: Subject, frame: int, k: int) -> Dataset:
     content.FrameAcquisitionNumber = 1
     if len(subject.stored.pixels) > 1:
         content.TemporalPositionIndex = frame + 1
-        content.DimensionIndexValues = [frame + 1, 1, k + 1]
     place.ImagePositionPatient = numbers(subject.planes.position(k))
     item.FrameContentSequence = Sequence([content])
     item.PlanePositionSequence = Sequence([place])

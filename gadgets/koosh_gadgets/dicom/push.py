@@ -56,6 +56,7 @@ class Journal:
         name = hashlib.sha256(archive.name.encode()).hexdigest()[:12]
         self.path = folder / f".koosh-pushed-{name}"
         self.lock = threading.Lock()
+        self.failed = False
 
     def read(self) -> set[str]:
         """UIDs of whole lines."""
@@ -69,7 +70,9 @@ class Journal:
             with self.lock, open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
                 file.write(f"\n{uid}\n")
         except OSError as error:
-            log.warning("what was sent can't be noted in %s (%s): a re-send starts over", self.path, error.strerror)
+            if not self.failed:
+                log.warning("what was sent can't be noted in %s (%s): a re-send starts over", self.path, error.strerror)
+            self.failed = True
 
     def forget(self) -> None:
         """Start over."""

@@ -28,7 +28,7 @@ def write_series(
     overrides: str | Path | None = None,
     scan_id: str = "",
 ) -> list[Path]:
-    """Write a series into `folder` and give its files, in slice order: one a slice, or one Enhanced MR object.
+    """Write a series into `folder` and give its files, in slice order: one a slice, or an Enhanced MR object a volume.
 
     Written aside first and moved when the last byte is there: on a full disk, or for a series that is refused, nothing
     appears. `template` (a DICOM file) and `overrides` (JSON) supply patient, study and equipment; `scan_id` names a
