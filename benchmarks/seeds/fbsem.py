@@ -43,7 +43,7 @@ QUICK = replace(
     FLAT, size=24, views=24, train=6, test=4, dims=replace(EM, stages=2, features=4, layers=3), steps=8, whole=8
 )
 SMALL = Plan(
-    32, 48, (1e5, 4e5), train=48, test=16, steps=120, whole=250,
+    32, 48, (1e5, 4e5), train=32, test=12, steps=80, whole=150,
     dims=replace(EM, stages=6, features=8, layers=3, start="ones"),
 )  # fmt: skip
 VOLUME = Plan(
@@ -52,7 +52,7 @@ VOLUME = Plan(
 )  # fmt: skip
 TINY = replace(SMALL, size=16, steps=4, whole=4, train=4, test=2)
 SHALLOW = replace(VOLUME, size=16, train=2, test=2, steps=2, dims=replace(VOLUME.dims, stages=3, features=4))
-ENDS = replace(SMALL, steps=150, whole=450, dims=replace(SMALL.dims, stages=10))
+ENDS = replace(SMALL, train=48, test=16, steps=150, whole=450, dims=replace(SMALL.dims, stages=10))
 OURS, SMOOTHED = "FBSEM, one stage after the other", "OSEM, best-smoothed"
 Maps = tuple[Sequence[Labels], Sequence[Labels]]
 
@@ -195,13 +195,13 @@ def seeds(plan: Plan, maps: Maps, n: int) -> list[Row]:
         "T_k": partial(sequentially, plan, train, iterated),
         "shared, end to end": partial(end_to_end, plan, train, shared=True),
     }
-    found = {
-        name: torch.tensor([float(errors(run(seed), test).mean()) for seed in range(n)]) for name, run in ways.items()
-    }
-    rows = []
-    for name, values in found.items():
+    found, rows = {}, []
+    for name, run in ways.items():
+        values = torch.tensor([float(errors(run(seed), test).mean()) for seed in range(n)])
+        found[name] = values
         rows.append(Row(f"{name}: mean of {n} runs", float(values.mean()), "NRMSE"))
         rows.append(Row(f"{name}: deviation over runs", 100 * float(values.std() / values.mean()), "% of mean"))
+        show(rows[-2:])
     relative = {name: (values / values.mean()).tolist() for name, values in found.items()}
     for other in ("truth for all", "shared, end to end"):
         rows.append(Row(f"Levene, T_k vs {other}", float(levene(relative["T_k"], relative[other]).pvalue), "p"))
@@ -209,17 +209,22 @@ def seeds(plan: Plan, maps: Maps, n: int) -> list[Row]:
 
 
 def volume(plan: Plan, maps: Maps) -> list[Row]:
-    """3D: every stage of a deep network trained in turn, the memory of one."""
+    """3D: a deep network from a flat start and a shallow one from OSEM, stage after stage, in the memory of one."""
     made, held = plan.sets(*maps)
     train, test = made.take(plan.train), held.take(plan.test)
     found = baselines(test, 64, (0.01, 0.05, 0.2))
     rows = [Row(f"3D {name}", float(e.mean()), "NRMSE") for name, e in found.items()]
-    network, took = timed(partial(sequentially, plan, train, truth, 0))
-    found[OURS] = errors(network, test)
-    rows.append(Row(f"3D FBSEM, {plan.dims.stages} stages", float(errors(network, test).mean()), "NRMSE"))
-    rows.append(Row("3D training", took, "s"))
-    show(rows)
-    return rows + [replace(row, name=f"3D {row.name}") for row in verdicts(found)]
+    few = max(1, plan.dims.stages // 5)
+    warm = replace(plan.dims, stages=few, start="osem", start_steps=24)
+    for shown, dims, steps in (("flat", plan.dims, plan.steps), ("OSEM", warm, plan.steps * 10 // 3)):
+        network, took = timed(partial(sequentially, replace(plan, dims=dims, steps=steps), train, truth, 0))
+        found[OURS] = errors(network, test)
+        name = f"3D from {shown}, {dims.stages} stages: "
+        rows.append(Row(f"{name}FBSEM", float(found[OURS].mean()), "NRMSE"))
+        rows.append(Row(f"{name}training", took, "s"))
+        rows += [replace(row, name=name + row.name) for row in verdicts(found)]
+        show(rows[-4:])
+    return rows
 
 
 def main() -> None:
