@@ -39,3 +39,12 @@ def compression(correlation: Tensor, n_virtual: int) -> Compression:
     anchor = strongest.gather(0, strongest.abs().argmax(0, keepdim=True))
     strongest = strongest * (anchor.conj() / anchor.abs())
     return Compression(strongest.mH.to(torch.complex64).contiguous(), float(values[-n_virtual:].sum()) / total)
+
+
+def coils_for(correlation: Tensor, kept: float) -> int:
+    """The fewest virtual coils that hold this part of the energy."""
+    if not 0 < kept <= 1:
+        raise ValueError(f"the energy to keep is {kept}; wanted above 0, at most 1")
+    values = torch.linalg.eigvalsh((correlation + correlation.mH) / 2).clamp_min(0).flip(0)
+    share = values.cumsum(0) / values.sum().clamp_min(1e-300)
+    return min(len(values), int((share < kept).sum()) + 1) if kept < 1 else len(values)
