@@ -1,5 +1,7 @@
 """Trajectories that come without the readouts: .npz, ISMRMRD, Pulseq; and what is wrong with them."""
 
+import contextlib
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def test_an_npz_file_gives_the_image_of_a_scan_with_trajectories(unit, scale, tm
 
 
 def test_an_ismrmrd_file_lends_its_trajectories(tmp_path):
-    with ismrmrd.Dataset(str(tmp_path / "k.h5"), "dataset") as file:
+    with contextlib.closing(ismrmrd.Dataset(str(tmp_path / "k.h5"), "dataset")) as file:
         file.write_xml_header(header_xml().encode())
         for a in point_scan():
             file.append_acquisition(a)

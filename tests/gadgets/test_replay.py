@@ -1,5 +1,6 @@
 """`koosh replay`: files, spooled scans, streams and other servers, all with the same image."""
 
+import contextlib
 import io
 import struct
 import sys
@@ -24,7 +25,7 @@ from tests.fakes.streams import header_xml, message, point_scan, scan_stream
 def scan(tmp_path):
     """An ISMRMRD file of a point."""
     path = tmp_path / "scan.h5"
-    with ismrmrd.Dataset(str(path), "dataset") as file:
+    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset")) as file:
         file.write_xml_header(header_xml().encode())
         for a in point_scan():
             file.append_acquisition(a)

@@ -141,6 +141,25 @@ def test_a_server_killed_in_the_middle_has_everything_once_in_the_end(tmp_path):
         assert (state["Status"], len(state["Instances"])) == ("Complete", 48)
 
 
+def test_a_client_killed_in_the_middle_goes_on_where_it_ended(server, tmp_path):
+    source = Series(phantom((48, 16, 16)), Geometry((48, 16, 16), (48.0, 16, 16)), META, header(study="1.2.3.210"))
+    write_series(source, tmp_path)
+    words = ["dicom", "push", str(tmp_path), f"127.0.0.1:{server.dicom}", "--called", "ORTHANC", "--lanes", "1"]
+    command = [sys.executable, "-m", "koosh_gadgets.cli", *words]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal, end = Journal(tmp_path, server.archive), time.monotonic() + 60
+    while len(journal.read()) < 10:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    first.kill()
+    first.wait(10)
+    noted = len(journal.read())
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert again.returncode == 0, again.stderr
+    assert f"{48 - noted} sent, {noted} there before, 48 verified" in again.stdout
+    assert noted < 48
+
+
 def test_an_outbox_empties_itself_when_the_server_comes_up(tmp_path):
     (tmp_path / "db").mkdir()
     files = write_series(scan(190), tmp_path / "images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def from_ismrmrd(path: Path) -> np.ndarray:
     from koosh_gadgets.stages.trajectory import APART
 
     mask = sum(1 << (flag - 1) for flag in APART)
-    with ismrmrd.Dataset(str(path), create_if_needed=False) as file:
+    with contextlib.closing(ismrmrd.Dataset(str(path), create_if_needed=False)) as file:
         readouts = (file.read_acquisition(i) for i in range(file.number_of_acquisitions()))
         rows = [np.asarray(a.traj) for a in readouts if not a.flags & mask and a.traj.size]
     if not rows or len({r.shape for r in rows}) != 1:

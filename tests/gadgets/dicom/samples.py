@@ -1,5 +1,6 @@
 """Series, headers and image files to write and judge."""
 
+import contextlib
 from pathlib import Path
 
 import h5py
@@ -57,7 +58,7 @@ def series(name: str = "triple_oblique", matrix: tuple[int, int, int] = (7, 10, 
 
 def save(path: Path, source: Series, as_slices: bool = True, **head: object) -> Path:
     """An ISMRMRD image file as a reconstruction writes it: 2D slices or one 3D image of every frame."""
-    with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as file:
+    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset", create_if_needed=True)) as file:
         if source.header:
             file.write_xml_header(source.header.encode())
         for image in images_of(source, as_slices, **head):

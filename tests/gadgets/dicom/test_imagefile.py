@@ -1,3 +1,5 @@
+import contextlib
+
 import h5py
 import ismrmrd
 import numpy as np
@@ -54,7 +56,7 @@ def test_a_single_plane_keeps_its_thickness(tmp_path):
     image = ismrmrd.Image.from_array(np.ascontiguousarray(plane.frames[0]), transpose=False)
     image.field_of_view, image.position = (40.0, 90.0, 4.0), (0.0, 0.0, 0.0)
     image.read_dir, image.phase_dir, image.slice_dir = (1, 0, 0), (0, 1, 0), (0, 0, 1)
-    with ismrmrd.Dataset(str(path)) as file:
+    with contextlib.closing(ismrmrd.Dataset(str(path))) as file:
         file.append_image("image_0", image)
     (back,) = read_series(path)
     assert back.geometry.voxel_mm == (4.0, 10.0, 8.0)
