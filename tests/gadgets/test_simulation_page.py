@@ -1,4 +1,4 @@
-"""Every command and program of docs/simulation.md and of the README's first scans runs as it stands there."""
+"""Every command and program of docs/simulation.md and of the README's scan of your own runs as it stands there."""
 
 import re
 import shlex
@@ -15,10 +15,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-def commands(page: str) -> list[list[str]]:
+def commands(text: str) -> list[list[str]]:
     """The indented `koosh ...` lines of a page, without comments."""
-    lines = re.findall(r"^    koosh (.*)$", (ROOT / page).read_text(), re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in lines]
+    return [shlex.split(line, comments=True) for line in re.findall(r"^    koosh (.*)$", text, re.MULTILINE)]
 
 
 @pytest.fixture
@@ -37,16 +36,19 @@ def test_the_program_on_the_page_runs(at_work):
 
 def test_the_commands_on_the_page_run(at_work):
     images = ["replay", "scan.h5", "-o", "images.h5", "--method", "gridding"]
-    for words in commands("docs/simulation.md"):
+    for words in commands((ROOT / "docs/simulation.md").read_text()):
         if words[:2] == ["convert", "images.h5"]:
             assert main(images) == 0
         assert main(words) == 0, words
 
 
-def test_the_first_scans_of_the_readme_run(at_work):
-    mine = [words for words in commands("README.md") if words[0] in ("simulate", "info", "replay", "report", "convert")]
-    assert len(mine) >= 5
-    for words in mine:
+def test_the_readmes_scan_of_your_own_runs(at_work):
+    page = (ROOT / "README.md").read_text()
+    own = page[page.index("## A scan of your own") : page.index("## At the scanner")]
+    (made,) = re.findall(r"`koosh (simulate SCAN\.h5 .*?)`", own)
+    assert main([*shlex.split(made), "--matrix", "24"]) == 0
+    for words in commands(own):
         # gridding in place of the slower methods: the page is tested here, not the method
-        given = ["gridding" if w in ("l1", "cg") else w for w in words]
+        given = ["gridding" if word == "l1" else word for word in words]
+        given += ["--method", "gridding"] if words[0] == "replay" and "--method" not in words else []
         assert main(given) == 0, words
