@@ -145,7 +145,11 @@ class Job:
             scan = scan_of(volume, place, journal).to(device_of(self.device))
         numbers = volume.heads["scan_counter"].astype("int64")[: scan.n_readouts] - (self.first_counter or 0)
         expected = expected if expected is not None and expected.matches(scan) else None
+        beyond = scan.weights is not None
         scan = calibrate.weighted(scan, numbers, settings, journal, expected)
+        if settings.delays.strip() == "auto" and not volume.preview and not beyond:
+            scan = calibrate.without_delays(scan, journal)
+            scan = scan if scan.weights is not None else calibrate.weighted(scan, numbers, settings, journal, None)
         if volume.preview:
             ready = calibrated(scan, self._maps(scan), dataclasses.replace(settings, method="gridding"), journal)
             return [(Outcome(gridded(scan, ready.maps, ready.box), "gridding"), scan, PREVIEW_SERIES)]

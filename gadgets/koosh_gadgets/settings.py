@@ -36,7 +36,7 @@ class Settings:
     enhanced: bool = setting(False, "DICOM as one Enhanced MR object a volume instead of one a slice")
     trajectory_file: str = setting("", "trajectory for readouts that carry none: ISMRMRD, .npz or Pulseq .seq")
     trajectory_unit: str = setting("auto", "unit of the trajectory", UNITS)
-    delays: str = setting("0", "gradient delays x,y,z in samples; 0: none")
+    delays: str = setting("0", "gradient delays x,y,z in samples, auto: estimated from the scan, 0: none")
     gating: str = setting("", "file of one weight per readout (.npz, key `weights`); empty: every readout counts")
     noise_adjusted: bool = setting(False, "an earlier gadget has whitened the data")
     preview: bool = setting(False, "send gridded previews while the scan runs")

@@ -121,6 +121,23 @@ def test_files_that_are_no_sequence_are_refused(text, tmp_path):
         pulseq.trajectory_of(tmp_path / "k.seq", 8)
 
 
+def test_gradient_delays_given_by_number_move_the_trajectory_back():
+    late = []
+    for a in point_scan(spokes=200):
+        moved = a.traj.copy()
+        moved[:, 0] += 0.5 / 16 * np.diff(a.traj[:2], axis=0)[0, 0] * 16  # half a sample of x
+        late.append(ismrmrd.Acquisition(a.getHead(), a.data, moved))
+    found, _ = run(late, header_xml(spokes=200), delays="0.5,0,0", trajectory_unit="cycles/voxel")
+    want, _ = run(point_scan(spokes=200), header_xml(spokes=200))
+    assert np.abs(volume(found) - volume(want)).max() <= 1e-3 * volume(want).max()
+
+
+@pytest.mark.parametrize("text", ["1", "a,b,c", "1,2,nan", "100,0,0"])
+def test_delays_that_make_no_sense_are_refused(text):
+    with pytest.raises(ValueError, match="delays is"):
+        run(point_scan(), delays=text)
+
+
 def test_cartesian_readouts_are_placed_by_their_counters():
     n, voxel = 16, (9, 6, 10)
     r = np.array(voxel[::-1]) - n // 2

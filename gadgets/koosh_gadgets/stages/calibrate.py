@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,3 +64,21 @@ def maps_of(scan: Scan, journal: Journal) -> CoilMaps:
 
     with journal.timed("coil maps"):
         return calibrate(scan)
+
+
+def without_delays(scan: Scan, journal: Journal) -> Scan:
+    """The weighted scan on the trajectory that its gradients really drew, its density weights to be found anew."""
+    from koosh_models.calibration.delays import corrected, estimate
+
+    assert scan.weights is not None
+    try:
+        with journal.timed("gradient delays"):
+            found = estimate(scan.kspace, scan.omega, scan.weights, scan.geometry.matrix, scan.readout)
+            moved = corrected(scan.omega, found.tensor, scan.readout)
+    except (ValueError, RuntimeError) as error:
+        journal.note(f"gradient delays could not be estimated: {error}")
+        return scan
+    delays = ", ".join(f"{float(d):.3f}" for d in found.tensor.diagonal().flip(0))
+    journal.facts["koosh_delays"] = delays
+    journal.note(f"gradient delays of {delays} samples (x, y, z) were corrected", logging.INFO)
+    return replace(scan, omega=moved, weights=None)

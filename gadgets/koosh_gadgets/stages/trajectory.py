@@ -149,13 +149,13 @@ def detected(blocks: list[Readouts], encoding: Encoding, final: bool) -> str | N
 
 
 def delays_of(text: str) -> np.ndarray:
-    """(3) gradient delays along x, y, z in samples."""
-    if text.strip() in ("", "0"):
+    """(3) gradient delays along x, y, z in samples; zero where they are estimated later, from whole volumes."""
+    if text.strip() in ("", "0", "auto"):
         return np.zeros(3)
     try:
         values = np.array([float(v) for v in text.split(",")])
     except ValueError as error:
-        raise ValueError(f"delays is {text[:40]!r}; wanted three numbers x,y,z in samples") from error
+        raise ValueError(f"delays is {text[:40]!r}; wanted three numbers x,y,z in samples, or auto") from error
     if values.shape != (3,) or not np.isfinite(values).all() or np.abs(values).max() > 20:
         raise ValueError(f"delays is {text[:40]!r}; wanted three numbers within 20 samples")
     return values
