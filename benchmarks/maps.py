@@ -68,10 +68,12 @@ def rows_of(case: Case, name: str, judge: bool) -> list[Row]:
 
 def megabytes(scan: Scan) -> float:
     """By how much the default method makes a fresh process grow."""
+    # ru_maxrss would begin at what the parent held, the high-water mark of /proc begins anew
     code = (
-        "import resource, sys, torch; from koosh_models.reconstruct import calibrate; torch.set_num_threads(1);"
-        "scan = torch.load(sys.argv[1], weights_only=False); peak = lambda: resource.getrusage(0).ru_maxrss;"
-        "before = peak(); calibrate(scan); print((peak() - before) / 1024)"
+        "import sys, torch; from koosh_models.reconstruct import calibrate; torch.set_num_threads(1);"
+        "status = lambda name: int(open('/proc/self/status').read().split(name + ':')[1].split()[0]);"
+        "scan = torch.load(sys.argv[1], weights_only=False); import finufft, ducc0; before = status('VmRSS');"
+        "calibrate(scan); print((status('VmHWM') - before) / 1024)"
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "scan.pt"
