@@ -136,3 +136,16 @@ def test_a_scan_of_noise_only_says_so(tmp_path, caplog):
         data.append_acquisition(readout)
     assert main(["info", str(tmp_path / "n.h5")]) == 2
     assert "no imaging readout (1 noise" in caplog.text
+
+
+def test_other_hdf5_files_and_other_contents_of_a_scan_are_told_apart(tmp_path, caplog, capsys):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["numbers"] = np.arange(3)
+        file["group/more"] = np.arange(3)
+    assert main(["info", str(tmp_path / "other.h5")]) == 2
+    assert "holds neither an ISMRMRD scan nor images" in caplog.text
+    radial_as_converters_write_it(tmp_path / "r.h5")
+    with h5py.File(tmp_path / "r.h5", "r+") as file:
+        file["dataset/config"] = b"<xml/>"
+        file["dataset/extra/thing"] = np.arange(3)
+    assert list(facts_of(tmp_path / "r.h5", capsys)) == ["encoding 0"]

@@ -25,10 +25,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.file)
     with opened(path) as file, hdf5(path.name):
-        scans = (
-            [key for key, value in file.items() if "data" in value] if arguments.group is None else [arguments.group]
+        groups = [value for value in file.values() if hasattr(value, "keys")]
+        scans = arguments.group is not None or any("data" in group for group in groups)
+        images = any(
+            {"header", "data"} <= set(part) for group in groups for part in group.values() if hasattr(part, "keys")
         )
-        images = [f"{key}/{name}" for key in file for name in file[key] if name not in ("xml", "data", "waveforms")]
     facts: dict[str, dict[str, str]] = {}
     if scans:
         with open_scan(path, arguments.group) as scan:
