@@ -228,3 +228,12 @@ def test_a_background_reader_hands_on_items_and_errors():
     with pytest.raises(ValueError, match="seen"):
         got.extend(in_background(broken(), 0))
     assert list(in_background(iter(range(5)), 1)) == list(range(5))
+
+
+def test_nothing_of_the_patient_is_logged(caplog):
+    subject = "<subjectInformation><patientName>Doe^Jane</patientName><patientID>4711</patientID></subjectInformation>"
+    caplog.set_level("DEBUG")
+    run(point_scan(), header_xml().replace("<measurementInformation>", subject + "<measurementInformation>"))
+    assert caplog.text
+    assert "Jane" not in caplog.text
+    assert "4711" not in caplog.text

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import struct
 import threading
 import time
 
@@ -68,6 +69,14 @@ def test_a_dependency_query_is_survived(server):
     answer = exchange(server.port, [messages.config_file("koosh"), messages.CLOSE])
     assert answer.closed
     assert not answer.errors
+
+
+def test_a_question_is_answered_while_the_scan_runs(server):
+    stream = scan_stream(name="koosh_gridding")
+    stream.insert(20, struct.pack("<HQQQ", ids.QUERY, 0, 7, 15) + b"gadgetron::info")
+    answer = exchange(server.port, stream)
+    assert answer.texts == ['{"name": "koosh"}']
+    assert len(answer.images) == 16
 
 
 FAULTS = {

@@ -206,7 +206,7 @@ def image(item: ismrmrd.Image) -> list[bytes | memoryview]:
 def response(query: Query, answer: str) -> list[bytes | memoryview]:
     """The answer to a query."""
     raw = answer.encode()
-    return [U16.pack(ids.RESPONSE) + U64.pack(0) + U64.pack(query.number) + U64.pack(len(raw)) + raw]
+    return [U16.pack(ids.RESPONSE) + U64.pack(query.number) + U64.pack(len(raw)) + raw]
 
 
 def config_file(name: str) -> bytes:

@@ -101,3 +101,14 @@ def test_flipped_bytes_end_in_a_header_or_in_our_own_error():
         except WireError:
             continue
         assert header.encoding[0].encodedSpace.matrixSize.x >= 1
+
+
+SUBJECT = "<subjectInformation><patientName>Doe^Jane</patientName><patientBirthdate>{}</patientBirthdate></subjectInformation>"
+
+
+def test_a_broken_value_is_refused_without_being_repeated(caplog):
+    xml = header_xml().replace("<measurementInformation>", SUBJECT.format("31.12.1999") + "<measurementInformation>")
+    with pytest.raises(Malformed) as seen:
+        read_header(xml)
+    assert "1999" not in str(seen.value) + caplog.text
+    assert "Jane" not in str(seen.value) + caplog.text
