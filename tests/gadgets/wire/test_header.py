@@ -103,11 +103,12 @@ def test_flipped_bytes_end_in_a_header_or_in_our_own_error():
         assert header.encoding[0].encodedSpace.matrixSize.x >= 1
 
 
-SUBJECT = "<subjectInformation><patientName>Doe^Jane</patientName><patientBirthdate>{}</patientBirthdate></subjectInformation>"
+BORN = "<patientName>Doe^Jane</patientName><patientBirthdate>31.12.1999</patientBirthdate>"
 
 
 def test_a_broken_value_is_refused_without_being_repeated(caplog):
-    xml = header_xml().replace("<measurementInformation>", SUBJECT.format("31.12.1999") + "<measurementInformation>")
+    subject = f"<subjectInformation>{BORN}</subjectInformation>"
+    xml = header_xml().replace("<measurementInformation>", subject + "<measurementInformation>")
     with pytest.raises(Malformed) as seen:
         read_header(xml)
     assert "1999" not in str(seen.value) + caplog.text
