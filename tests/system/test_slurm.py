@@ -116,3 +116,21 @@ def test_a_missing_variable_is_named(cluster, tmp_path):
     job = cluster.submit(SCRIPTS / "train.sbatch", f"--output={tmp_path}/job.log")
     assert cluster.finished(job)["JobState"] == "FAILED"
     assert "name a recipe" in (tmp_path / "job.log").read_text()
+
+
+def test_an_array_replays_a_folder_lists_failures_and_passes_over_what_is_done(cluster, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "images"
+    scans.mkdir()
+    for seed in (1, 2):
+        made = [*KOOSH.split(), "simulate", str(scans / f"s{seed}.h5"), "--matrix", "16", "--coils", "2"]
+        subprocess.run([*made, "--seed", str(seed), "--acceleration", "4"], check=True)
+    (scans / "s3.h5").write_bytes(b"not a scan")
+    common = {"IN": str(scans), "OUT": str(out), "KOOSH": KOOSH, "OPTIONS": "--method cg"}
+    for words in (["s1.h5 done", "s2.h5 done", "s3.h5 FAILED"], ["s1.h5 there already", "s2.h5 there already"]):
+        options = ("--array=0-1", f"--output={tmp_path}/array-%a.log", "--open-mode=truncate")
+        job = cluster.submit(SCRIPTS / "replay_array.sbatch", *options, **common)
+        cluster.wait_for(lambda job=job: not cluster.ask("squeue", "-h", "-j", str(job)).strip(), "the array", 240)
+        logs = "".join(path.read_text() for path in sorted(tmp_path.glob("array-*.log")))
+        assert all(word in logs for word in words), logs
+        assert "1 scans failed:\ns3.h5" in logs
+    assert sorted(path.name for path in out.glob("*.h5")) == ["s1.h5", "s2.h5"]
