@@ -75,6 +75,7 @@ def save(path: str | Path, network: Unrolled, card: Card) -> Card:
         save_file(state, part, metadata={KEY: card.model_dump_json()})
         beside = part.with_suffix(".json")
         beside.write_text(card.model_dump_json(indent=1) + "\n")
+        part.chmod(beside.stat().st_mode)  # safetensors writes for its owner alone
         os.replace(beside, path.with_suffix(".json"))
         os.replace(part, path)
     finally:
