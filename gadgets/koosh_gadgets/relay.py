@@ -54,15 +54,19 @@ class Sink(Protocol):
 
 @dataclass(eq=False)
 class ToClient:
-    """Answers go on to the client as they come."""
+    """Answers go on to the client as they come.
+
+    muted  nothing more goes to this client
+    """
 
     output: SocketOutput
     n_images: int = 0
     failed: bool = False
+    muted: bool = False
 
     def take(self, number: int, raw: memoryview) -> None:
         """Forward everything but the close message, which is the server's to send."""
-        if number == ids.CLOSE:
+        if number == ids.CLOSE or self.muted:
             return
         self.output.send([raw])
         self.n_images += number == ids.IMAGE
@@ -146,6 +150,10 @@ class Feeder:
                 answers.join()
         except (WireError, RuntimeError) as error:
             self._error = error
+
+    def abandon(self) -> None:
+        """No more messages, and nobody waits: the worker sees a scan that was cut off and makes no image."""
+        self._messages.put(None)
 
     def finish(self) -> None:
         """No more messages: wait for the worker's close message. Without a close message of ours it makes no image."""

@@ -64,10 +64,24 @@ class Server:
         later.start()
         with self._listener:
             while not self.stopping.is_set():
-                with contextlib.suppress(TimeoutError):
-                    sock, _ = self._listener.accept()
-                    self._accept(sock)
+                self._accept_one()
         self._stop()
+
+    def _accept_one(self) -> None:
+        """Wait a moment for a peer; no fault of one, nor a lack of descriptors, ends the server."""
+        try:
+            sock, _ = self._listener.accept()
+        except TimeoutError:
+            return
+        except OSError as error:
+            log.error("a connection could not be taken: %s", error)
+            time.sleep(0.1)
+            return
+        try:
+            self._accept(sock)
+        except (OSError, RuntimeError) as error:  # gone already, or no thread to be had
+            log.error("a connection could not be served: %s", error)
+            sock.close()
 
     def _accept(self, sock: socket.socket) -> None:
         """A thread for the peer, or a quick refusal."""
@@ -146,8 +160,8 @@ class Server:
             reason = pump(client, recording, feeder.put)
         except WireError:
             self._ended(recording, complete=False, reason="the peer left or broke the protocol")
-            with contextlib.suppress(WireError, RuntimeError):
-                feeder.finish()
+            sink.muted = True  # the peer hears of it from us, and only once
+            feeder.abandon()
             raise
         self._ended(recording, complete=not reason, reason=reason)
         if reason:

@@ -35,7 +35,8 @@ def pixels(images):
 def served(server):
     """The next scan works."""
     answer = exchange(server.port, scan_stream(name="koosh_gridding"))
-    return len(answer.images) == 16 and answer.closed and not answer.errors
+    assert (len(answer.images), answer.closed, answer.errors, answer.texts) == (16, True, [], [])
+    return True
 
 
 def test_an_mrd_client_gets_the_images_of_a_replay(server):
@@ -264,6 +265,23 @@ def test_recordings_hold_what_was_sent(server):
     exchange(server.port, scan_stream(name="koosh_gridding"))
     path = max(server.configuration.spool.delivered(), key=lambda p: p.stat().st_mtime)
     assert b"".join(Recorded(path).messages()) == b"".join(scan_stream(name="koosh_gridding"))
+
+
+def test_connections_that_fail_while_being_taken_do_not_end_the_server(server, monkeypatch):
+    from koosh_gadgets import relay
+
+    real, failures = relay.watch, [OSError(22, "Invalid argument"), OSError(24, "Too many open files")]
+
+    def watch(sock):
+        if failures:
+            raise failures.pop()
+        real(sock)
+
+    monkeypatch.setattr(relay, "watch", watch)
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+            assert sock.recv(1) == b""
+    assert served(server)
 
 
 def test_the_default_configuration_listens_on_loopback_only():
