@@ -22,7 +22,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDER = Path(__file__).parents[2] / "recipes"
+SOURCE, INSTALLED = Path(__file__).parents[2] / "recipes", Path(sys.prefix) / "share" / "koosh" / "recipes"
+FOLDER = SOURCE if SOURCE.is_dir() else INSTALLED  # a checkout or an editable install; a wheel
 Interval = tuple[float, float]
 Option = bool | int | float | str | list[int]
 
