@@ -65,7 +65,7 @@ def test_a_stream_goes_in_and_a_stream_comes_out(skip, monkeypatch):
     stream = scan_stream(config='<configuration><property name="method" value="gridding"/></configuration>')
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"".join(stream[skip:]))))
     put = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=put))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(put, write_through=True))
     assert cli.main(["replay", "-", "-o", "-", "--method", "gridding"]) == 0
     source, images = source_of(put.getvalue()), []
     from koosh_gadgets.wire.limits import Limits
