@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Turn = Callable[[], contextlib.AbstractContextManager[object]]
 BASELINE_SERIES, PREVIEW_SERIES = 20, 90
+WEIGHTS = ("koosh_weights", "koosh_weights_sha256")  # facts of the network's own images only
 FEWEST_VOLUMES = 6  # complex volumes that gridding with coil maps holds at a time
 
 
@@ -196,7 +197,7 @@ class Job:
             first=first,
             series=number,
             name=f"{self.settings.series} {outcome.method}{what}",
-            meta=self._meta(volume, outcome),
+            meta=self._meta(volume, outcome, scan),
         )
 
     def _series(self, volume: Volume, series: int, position: tuple[float, float, float]) -> int:
@@ -209,7 +210,7 @@ class Job:
             self.journal.note("several slices carry the same position: each goes into a series of its own")
         return series + 5 * int(volume.key[0]) + offset
 
-    def _meta(self, volume: Volume, outcome: Outcome) -> dict[str, str]:
+    def _meta(self, volume: Volume, outcome: Outcome, scan: Scan) -> dict[str, str]:
         """Provenance: only what does not change from run to run belongs to the pixels, the rest is for readers."""
         journal = self.journal
         n = volume.data.shape[1]
@@ -222,13 +223,21 @@ class Job:
             "koosh_notes": "; ".join(journal.notes),
             "koosh_seconds": journal.times(),
             "koosh_plan": plan(self.device),
-            **journal.facts,
+            "koosh_acceleration": acceleration(scan),
+            **{k: v for k, v in journal.facts.items() if outcome.method == "unrolled" or k not in WEIGHTS},
         }
         if outcome.reason:
             found["koosh_fallback"] = outcome.reason
         if journal.truncated:
             found["koosh_truncated"] = journal.truncated
         return found
+
+
+def acceleration(scan: Scan) -> str:
+    """R as a reader of the image wants it, in three digits."""
+    from koosh_models.weights.describe import describe
+
+    return f"{describe(scan).acceleration:.3g}"
 
 
 def check_size(place: Grid, memory: int) -> None:

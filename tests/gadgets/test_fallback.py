@@ -44,6 +44,7 @@ def test_a_network_reconstructs_and_is_named_with_its_hash(weights):
 def test_the_baseline_comes_in_a_series_beside_the_networks(weights):
     found = images(method="unrolled", weights=weights, baseline=True)
     assert [(im.image_series_index, im.meta["koosh_method"]) for im in found] == [(1, "unrolled"), (20, "l1")]
+    assert "koosh_weights" not in found[1].meta  # no network made it
 
 
 def test_without_weights_the_best_classical_method_stands_in():

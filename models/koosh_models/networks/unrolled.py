@@ -53,7 +53,7 @@ class Dims:
     guides: int = 0
     traits: int = 0
     start: Literal["zero", "adjoint", "cg", "ones", "osem"] = "cg"
-    step: float = 1.0
+    step: float = 0.5  # density-weighted problems have eigenvalues of up to 3
     lam: float = 0.05
     gamma: float = 0.2
     truncated: bool = False

@@ -51,6 +51,10 @@ class Cartesian:
         """The normal operator outside autograd."""
         return torch.fft.ifftn(torch.fft.fftn(image, dim=self.axes).mul_(self.corner_mask), dim=self.axes)
 
+    def product(self, one: Tensor, image: Tensor) -> Tensor:
+        """`convolve(one * image)`."""
+        return self.convolve(one * image)
+
     def to(self, device: torch.device | str) -> Cartesian:
         """The same operator on `device`."""
         return Cartesian(self.mask.to(device), self.axes)

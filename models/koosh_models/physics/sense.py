@@ -16,8 +16,8 @@ from koosh_models.physics.operator import Operator, linear, selfadjoint
 class Convolution(Protocol):
     """A normal operator of one image without coils (Toeplitz)."""
 
-    def convolve(self, image: Tensor) -> Tensor:
-        """(*matrix) -> (*matrix), outside autograd."""
+    def product(self, one: Tensor, image: Tensor) -> Tensor:
+        """The convolution of `one * image`, (*matrix), outside autograd; may be overwritten by the next call."""
 
 
 class Maps(Protocol):
@@ -172,7 +172,8 @@ class SenseNormal:
         out = torch.zeros_like(x)
         for coil in range(maps.shape[0]):
             one = maps.coils(coil, coil + 1)[0]
-            out.addcmul_(one.conj(), self.convolution.convolve(one * x))
+            part = self.convolution.product(one, x)
+            out.addcmul_(one.conj(), part)
         return out
 
 

@@ -73,6 +73,15 @@ class Toeplitz:
         """One image (*matrix) -> (*matrix), outside autograd; the loop over coils calls this."""
         return self._convolve_cpu(image) if image.device.type == "cpu" else self._convolve_torch(image)
 
+    def product(self, one: Tensor, image: Tensor) -> Tensor:
+        """`convolve(one * image)`; on the CPU formed in the scratch, and valid until the next call."""
+        if image.device.type != "cpu":
+            return self._convolve_torch(one * image)
+        rows = torch.from_numpy(self._scratch[0])[..., : self.matrix[-1]]
+        torch.mul(one, image, out=rows)
+        self._transform()
+        return rows
+
     @cached_property
     def _scratch(self) -> tuple[np.ndarray, np.ndarray]:
         complex_type = np.complex128 if self.kernel[0].dtype == torch.float64 else np.complex64
@@ -87,17 +96,20 @@ class Toeplitz:
             start += kernel.shape[-1]
 
     def _convolve_cpu(self, image: Tensor) -> Tensor:
+        rows = torch.from_numpy(self._scratch[0])[..., : self.matrix[-1]]
+        rows.copy_(image)
+        self._transform()
+        return rows.clone(memory_format=torch.contiguous_format)
+
+    def _transform(self) -> None:
+        """Convolve what stands in the scratch's first columns, in place."""
         rows, buffer = self._scratch
         fft = _fft(torch.get_num_threads())
-        n = self.matrix[-1]
-        rows[..., :n] = image.numpy()
-        rows[..., n:] = 0
+        rows[..., self.matrix[-1] :] = 0
         fft(rows, (rows.ndim - 1,), True)
         for first, last, kernel in self._slabs():
-            slab = buffer[..., : last - first]
-            self._convolve_slab(rows[..., first:last], slab, kernel, fft)
+            self._convolve_slab(rows[..., first:last], buffer[..., : last - first], kernel, fft)
         fft(rows, (rows.ndim - 1,), False)
-        return torch.from_numpy(rows[..., :n].copy())
 
     def _convolve_slab(self, rows: np.ndarray, slab: np.ndarray, kernel: Tensor, fft: Fft) -> None:
         if len(self.matrix) == 3:
@@ -164,6 +176,10 @@ class ShiftedToeplitz:
             part *= kernel if kernel.dtype != torch.int16 else kernel.to(part.real.dtype) * self.step
             out += self._ramped(torch.fft.ifftn(part, dim=axes), shift, 1)
         return out.div_(len(self.kernel))
+
+    def product(self, one: Tensor, image: Tensor) -> Tensor:
+        """`convolve(one * image)`."""
+        return self.convolve(one * image)
 
     def _ramped(self, image: Tensor, shift: tuple[int, ...], sign: int) -> Tensor:
         for axis, (s, n) in enumerate(zip(shift, image.shape, strict=True)):
