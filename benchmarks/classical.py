@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", metavar="PYTHON", help="with sigpy, mri-nufft, torchkbnufft: see benchmarks/peers.py"
     )
+    parser.add_argument("--only", choices=("normal", "iterative"), help="one of the two tables")
     options = parser.parse_args()
     one_thread()
     sizes = [48] if options.quick else [96, 160]
@@ -146,8 +147,9 @@ def main() -> None:
     with torch.no_grad():
         for size in sizes:
             case = radial(size)
-            rows += normal(case, size, options.peers)
-            if size < 160:
+            if options.only != "iterative":
+                rows += normal(case, size, options.peers)
+            if size < 160 and options.only != "normal":
                 rows += iterative(case, size)
     show(rows, options.json)
 

@@ -2,6 +2,8 @@
 
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the servers and jobs that tests start; before torch is imported here
+
 import pytest
 import torch
 
