@@ -140,9 +140,10 @@ def main() -> None:
         "--peers", metavar="PYTHON", help="with sigpy, mri-nufft, torchkbnufft: see benchmarks/peers.py"
     )
     parser.add_argument("--only", choices=("normal", "iterative"), help="one of the two tables")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[96, 160], help="voxels a side (%(default)s)")
     options = parser.parse_args()
     one_thread()
-    sizes = [48] if options.quick else [96, 160]
+    sizes = [48] if options.quick else options.sizes
     rows: list[Row] = []
     with torch.no_grad():
         for size in sizes:
