@@ -20,7 +20,7 @@ from benchmarks.problem import Case, one_thread, radial
 from benchmarks.report import Row, arguments, command, show
 from koosh_models.calibration import density
 from koosh_models.calibration.maps import CoilMaps, angle
-from koosh_models.reconstruct import MAPS, calibrate
+from koosh_models.reconstruction import MAPS, calibrate
 from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.cartesian import lines_to_omega
 from koosh_models.simulation.simulate import simulate
@@ -70,7 +70,7 @@ def megabytes(scan: Scan) -> float:
     """By how much the default method makes a fresh process grow."""
     # ru_maxrss would begin at what the parent held, the high-water mark of /proc begins anew
     code = (
-        "import sys, torch; from koosh_models.reconstruct import calibrate; torch.set_num_threads(1);"
+        "import sys, torch; from koosh_models.reconstruction import calibrate; torch.set_num_threads(1);"
         "status = lambda name: int(open('/proc/self/status').read().split(name + ':')[1].split()[0]);"
         "scan = torch.load(sys.argv[1], weights_only=False); import finufft, ducc0; before = status('VmRSS');"
         "calibrate(scan); print((status('VmHWM') - before) / 1024)"

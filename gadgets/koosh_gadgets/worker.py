@@ -56,7 +56,7 @@ def warm_up(name: str) -> None:
 
     from koosh_gadgets.stages import network
     from koosh_gadgets.stages.reconstruct import device_of
-    from koosh_models import reconstruct, weights
+    from koosh_models import reconstruction, weights
     from koosh_models.physics import engines
 
     device = device_of(name)
@@ -66,7 +66,7 @@ def warm_up(name: str) -> None:
             network.loaded(path, str(device), path.stat().st_mtime_ns)
         except (ValueError, OSError) as error:
             log.warning("the weights %s can't be used: %s", known, error)
-    log.info("ready on %s: torch %s, %s, %s", device, torch.__version__, engines.choose(device), reconstruct.METHODS)
+    log.info("ready on %s: torch %s, %s, %s", device, torch.__version__, engines.choose(device), reconstruction.METHODS)
 
 
 def handle(sock: socket.socket, service: Service, scan: str, since: float) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 Vector = tuple[float, float, float]
+Array = Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,31 @@ class Scan:
         wanted = self.omega[..., 0, :].shape
         if self.weights is not None and self.weights.shape != wanted:
             raise ValueError(f"weights have shape {tuple(self.weights.shape)}, wanted one a sample: {tuple(wanted)}")
+
+    @staticmethod
+    def from_arrays(
+        kspace: Array, omega: Array, matrix: tuple[int, ...], fov_mm: tuple[float, ...] | None = None
+    ) -> Scan:
+        """A scan from plain arrays of numpy or torch, readout by readout.
+
+        kspace  (coil, readout, sample), of a series (frame, coil, readout, sample)
+        omega   (axis, readout, sample), of a series (frame, axis, readout, sample): rad/voxel, rows z, y, x (2D: y, x)
+        matrix  voxels, (z, y, x) or (y, x);  fov_mm  their extent, 1 mm a voxel where not given
+        """
+        samples, path = torch.as_tensor(kspace), torch.as_tensor(omega)
+        if samples.ndim not in (3, 4) or path.ndim != samples.ndim or samples.shape[-2:] != path.shape[-2:]:
+            raise ValueError(
+                f"k-space {tuple(samples.shape)} and trajectory {tuple(path.shape)} don't belong together; wanted "
+                "(coil, readout, sample) and (axis, readout, sample), a series with its frames in front of both"
+            )
+        if 0 < float(path.abs().max()) <= 0.5 * (1 + 1e-4):
+            log.warning("the trajectory ends at 0.5 rad/voxel: if it is in cycles per voxel, multiply it by 2 pi")
+        flat = samples.flatten(-2).to(torch.complex64).contiguous()
+        place = Geometry(tuple(matrix), tuple(float(n) for n in (matrix if fov_mm is None else fov_mm)))
+        # what rounding puts beyond pi belongs to the edge
+        turns = path.flatten(-2).to(torch.float32)
+        turns = torch.where(turns.abs() <= math.pi * (1 + 1e-4), turns.clamp(-math.pi, math.pi), turns)
+        return Scan(flat, turns.contiguous(), place, int(samples.shape[-1]))
 
     @property
     def n_coils(self) -> int:

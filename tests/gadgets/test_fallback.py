@@ -93,7 +93,7 @@ def test_an_image_that_is_not_finite_is_never_sent(monkeypatch, weights):
 
 
 def test_a_network_short_of_memory_goes_on_in_smaller_tiles(monkeypatch, weights):
-    import koosh_models.reconstruct as models
+    import koosh_models.reconstruction as models
 
     real, asked = models.unrolled, []
 

@@ -11,7 +11,7 @@ from koosh_models.physics.mri import non_cartesian
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.sense import SenseNormal
 from koosh_models.physics.solve import conjugate_gradient, largest_eigenvalue
-from koosh_models.reconstruct import reconstruct, with_weights
+from koosh_models.reconstruction import reconstruct, with_weights
 from koosh_models.scan import Geometry, Scan
 from tests.properties import random_complex
 

@@ -10,7 +10,7 @@ from koosh_models.baselines import locally_low_rank as llr
 from koosh_models.metrics import psnr
 from koosh_models.physics.mri import dynamic
 from koosh_models.physics.problem import LinearProblem
-from koosh_models.reconstruct import calibrate, reconstruct, with_weights
+from koosh_models.reconstruction import calibrate, reconstruct, with_weights
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.simulate import Simulated, simulate
 from koosh_models.simulation.trajectories import trajectory

@@ -5,12 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from koosh_models.scan import Scan
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +24,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """One case a volume; the counts that the recipe needs are printed."""
+    from koosh_gadgets.scans import read_scans
     from koosh_models.training.cases import recorded, write_case
     from koosh_models.training.feed import case_file
 
@@ -42,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     counts = {"training": 0, "validation": 0}
     for path in files:
         split = "validation" if path.resolve() in held else "training"
-        for number, scan in enumerate(scans_of(path, arguments.matrix)):
+        for number, scan in enumerate(read_scans(path, arguments.matrix)):
             case = recorded(scan, arguments.keep, arguments.seed + counts[split], f"{path.stem}-{number}")
             write_case(case_file(out, split, counts[split]), case)
             counts[split] += 1
@@ -52,16 +48,3 @@ def run(arguments: argparse.Namespace) -> int:
         f"--set data.cases={counts['training']} --set data.validation_cases={max(1, counts['validation'])}\n"
     )
     return 0
-
-
-def scans_of(path: Path, matrix: int) -> Iterator[Scan]:
-    """Every volume of a file, whitened, its trajectory converted, as a scan."""
-    from koosh_gadgets.commands.replay import open_recorded
-    from koosh_gadgets.pipeline import Job
-    from koosh_gadgets.settings import Settings
-    from koosh_gadgets.stages.grid import grid, scan_of
-
-    with open_recorded(path) as (header, items, journal, _):
-        job = Job(header, Settings(matrix=matrix), journal)
-        for volume in job.volumes(items):
-            yield scan_of(volume, grid(volume.encoding, matrix), journal)

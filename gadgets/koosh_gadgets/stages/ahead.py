@@ -141,7 +141,7 @@ class Ahead:
             return None
 
     def _from(self, kspace: Tensor) -> Prefix:
-        from koosh_models.reconstruct import calibrate
+        from koosh_models.reconstruction import calibrate
         from koosh_models.scan import Geometry, Scan
         from koosh_models.support import box_around
 

@@ -60,7 +60,7 @@ def gate(path: Path, numbers: np.ndarray) -> np.ndarray:
 
 def maps_of(scan: Scan, journal: Journal) -> CoilMaps:
     """Coil maps from the scan itself."""
-    from koosh_models.reconstruct import calibrate
+    from koosh_models.reconstruction import calibrate
 
     with journal.timed("coil maps"):
         return calibrate(scan)

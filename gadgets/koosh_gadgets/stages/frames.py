@@ -62,7 +62,7 @@ def reconstruct_series(scan: Scan, settings: Settings, journal: Journal) -> Outc
     """(frame, y, x) by the first method of the ladder that succeeds."""
     import torch
 
-    from koosh_models.reconstruct import calibrate, with_weights
+    from koosh_models.reconstruction import calibrate, with_weights
 
     with journal.timed("density weights"):
         scan = with_weights(scan)
@@ -87,7 +87,7 @@ def reconstruct_series(scan: Scan, settings: Settings, journal: Journal) -> Outc
 def solved(scan: Scan, maps: CoilMaps, method: str, settings: Settings, journal: Journal) -> Tensor:
     """The series by one method: a network sees all frames at once, the others one by one."""
     from koosh_models.physics.mri import dynamic
-    from koosh_models.reconstruct import reconstruct, unrolled
+    from koosh_models.reconstruction import reconstruct, unrolled
     from koosh_models.support import box_around, boxed_maps, boxed_scan
 
     if method != "unrolled":

@@ -54,7 +54,7 @@ def chosen(scan: Scan, settings: Settings) -> tuple[Unrolled, Card]:
 
 def solve(scan: Scan, problem: LinearProblem, settings: Settings, journal: Journal) -> Tensor:
     """The network's image; where memory runs out, on smaller and smaller tiles."""
-    from koosh_models.reconstruct import unrolled
+    from koosh_models.reconstruction import unrolled
 
     network, card = chosen(scan, settings)
     memory = min(TILE_BYTES, settings.memory << 20) if settings.memory else TILE_BYTES

@@ -148,7 +148,7 @@ def attempt(ready: Calibrated, method: str, settings: Settings, journal: Journal
 def solved(ready: Calibrated, problem: LinearProblem, method: str, settings: Settings, journal: Journal) -> Tensor:
     """The volume of the problem's box in the whole matrix."""
     from koosh_gadgets.stages import network
-    from koosh_models.reconstruct import solve
+    from koosh_models.reconstruction import solve
 
     assert ready.box is not None
     if method == "unrolled":

@@ -18,7 +18,7 @@ from koosh_models.baselines.classical import cg_sense
 from koosh_models.losses import Target
 from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian, robust_scale
 from koosh_models.physics.problem import LinearProblem
-from koosh_models.reconstruct import calibrate, with_weights
+from koosh_models.reconstruction import calibrate, with_weights
 from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.simulate import simulate
 from koosh_models.simulation.trajectories import Trajectory, trajectory

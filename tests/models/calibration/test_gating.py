@@ -9,7 +9,7 @@ import torch
 
 from koosh_models.calibration import gating
 from koosh_models.metrics import psnr
-from koosh_models.reconstruct import reconstruct, with_weights
+from koosh_models.reconstruction import reconstruct, with_weights
 from koosh_models.simulation.imperfections import Imperfections, motion_of
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.simulate import Simulated, simulate

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from koosh_models.calibration import cells, espirit, joint, maps
 from koosh_models.physics.sense import SmoothMaps
-from koosh_models.reconstruct import MAPS, calibrate, with_weights
+from koosh_models.reconstruction import MAPS, calibrate, with_weights
 from koosh_models.scan import Scan
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.simulate import Simulated, simulate

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from koosh_models import weights
 from koosh_models.networks.unrolled import Dims, build
-from koosh_models.reconstruct import reconstruct
+from koosh_models.reconstruction import reconstruct
 from koosh_models.scan import Scan
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.simulate import simulate

@@ -7,7 +7,7 @@ import torch
 
 from koosh_models import weights
 from koosh_models.metrics import psnr
-from koosh_models.reconstruct import reconstruct
+from koosh_models.reconstruction import reconstruct
 from koosh_models.scan import Geometry
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.simulate import simulate
