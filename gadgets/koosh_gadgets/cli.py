@@ -1,4 +1,4 @@
-"""The command `koosh`: results on stdout, the log on stderr; 2 for bad input, 1 for a failure of ours."""
+"""The command `koosh`: results on stdout, the log on stderr, the exit codes of `EXIT_CODES`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+
+from koosh_gadgets import examples
+from koosh_gadgets.terminal import log_handler
 
 log = logging.getLogger("koosh")
 
@@ -27,9 +30,18 @@ COMMANDS = (
     "serve",
     "dicom",
     "doctor",
+    "completion",
 )
 """Modules of `koosh_gadgets.commands`; each registers its parser with `add(subparsers)` and imports torch late."""
 
+
+EXIT_CODES = {
+    0: "done",
+    1: "something failed: this machine, our code, a check that found faults, files a PACS did not take",
+    2: "bad input: an option, a file, an address, or what a server answered; one sentence says what to do",
+    42: "`koosh train` was stopped by a signal and has saved all: start it again with --resume auto",
+    130: "interrupted from the keyboard",
+}
 
 NO_FAULT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
 """Troubles of the machine, which no other input mends."""
@@ -40,21 +52,28 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="koosh",
         description="3D non-Cartesian MRI with unrolled networks: simulate, reconstruct, serve, train.",
-        epilog="Research software: its images are not for diagnosis.",
+        epilog=epilog(),
     )
     top.add_argument("-v", "--verbose", action="store_true", help="log more, with tracebacks")
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in (only,) if only in COMMANDS else COMMANDS:
         importlib.import_module(f"koosh_gadgets.commands.{name}").add(subparsers)
+    examples.show(top)
     return top
 
 
+def epilog() -> str:
+    """The end of the help: exit codes and what images are for."""
+    codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
+    return f"exit codes:\n{codes}\n\nResearch software: its images are not for diagnosis."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 (our failure) or 2 (bad input)."""
+    """Run one command and give its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser(words[0] if words else None).parse_args(words)
     level = logging.DEBUG if arguments.verbose else logging.INFO
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=level, handlers=[log_handler()])
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
@@ -68,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1 if getattr(error, "errno", None) in NO_FAULT_OF_INPUT else 2
     except KeyboardInterrupt:
         log.error("interrupted")
-        return 1
+        return 130
     except Exception as error:
         log.error("%s: %s", type(error).__name__, sentence(error), exc_info=True)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     _add_export(parts.add_parser("export", help="write the images of an ISMRMRD file as DICOM (and NIfTI)"))
     _add_push(parts.add_parser("push", help="send a folder, or an outbox, to a PACS"))
     checked = parts.add_parser("check", help="say what is wrong with a folder of DICOM files")
-    checked.add_argument("folder", type=Path, metavar="DIR")
+    checked.add_argument("folder", type=Path, metavar="DIR", help="DICOM files")
+    checked.add_argument("--json", action="store_true", help="series and faults as JSON")
     checked.set_defaults(run=run_check)
 
 
@@ -36,7 +38,7 @@ def _add_export(p: argparse.ArgumentParser) -> None:
 
 def _add_push(p: argparse.ArgumentParser) -> None:
     p.add_argument("folder", type=Path, metavar="DIR", help="DICOM files, or an outbox with --outbox")
-    p.add_argument("address", metavar="HOST:PORT")
+    p.add_argument("address", metavar="HOST:PORT", help="of the PACS")
     p.add_argument("--called", required=True, metavar="AET", help="AE title of the PACS")
     p.add_argument("--calling", default="KOOSH", metavar="AET", help="our AE title (%(default)s)")
     p.add_argument("--lanes", type=int, default=4, help="associations at a time, at most (%(default)s)")
@@ -132,6 +134,13 @@ def run_check(arguments: argparse.Namespace) -> int:
     from koosh_gadgets.dicom.check import check
 
     found = check(arguments.folder)
+    if arguments.json:
+        series = {
+            uid: {"form": one.form, "objects": one.files, "images": len(one.planes)}
+            for uid, one in found.series.items()
+        }
+        sys.stdout.write(json.dumps({"series": series, "faults": list(found.faults)}, indent=1) + "\n")
+        return int(bool(found.faults))
     for uid, stack in found.series.items():
         sys.stdout.write(f"series {uid}: {stack.form}, {stack.files} objects, {len(stack.planes)} images\n")
     for fault in found.faults:

@@ -26,35 +26,44 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("--data", metavar="FOLDER", help="of volumes (.npz) instead of the recipe's")
     p.add_argument("--against", metavar="LIST", help="classical methods: gridding,cg,l1; osem,map for PET (all)")
     p.add_argument("--benchmark", action="store_true", help="R = 12, 8 coils, 2 %% noise, whatever the recipe says")
-    p.add_argument("--acceleration", type=float, metavar="R")
-    p.add_argument("--noise", type=float, metavar="SHARE")
-    p.add_argument("--coils", type=int)
+    p.add_argument("--acceleration", type=float, metavar="R", help="in place of the recipe's")
+    p.add_argument("--noise", type=float, metavar="SHARE", help="in place of the recipe's, of the mean signal")
+    p.add_argument("--coils", type=int, help="in place of the recipe's")
     p.add_argument("--matrix", type=int, nargs="+", metavar="N", help="one size, or one for each axis")
     p.add_argument("--cases", type=int, metavar="N", help="the recipe's number where not given")
-    p.add_argument("--report", metavar="FILE.html")
-    p.add_argument("--json", metavar="FILE", help="every number")
+    p.add_argument("--report", metavar="FILE.html", help="also a page with images and scores")
+    p.add_argument("--json", metavar="FILE", help="every number; - for stdout, in place of the table")
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, print the means, write what was asked for."""
+    from koosh_gadgets.terminal import write_table
     from koosh_models.training.feed import validation_cases
     from koosh_models.training.report import comparison, page
-    from koosh_models.training.validate import compare, means, usual
+    from koosh_models.training.validate import compare, usual
 
     networks, data = loaded(arguments)
     cases = validation_cases(data, None, arguments.cases or data.validation_cases)
     against = usual(data) if arguments.against is None else [n for n in arguments.against.split(",") if n]
     scores = compare(cases, against, networks)
-    sys.stdout.write(f"{'method':24}{'PSNR dB':>9}{'SSIM':>8}{'NRMSE':>8}{'HFEN':>8}{'s':>8}\n")
-    for method, v in means(scores).items():
-        line = f"{method:24}{v['psnr']:9.2f}{v['ssim']:8.4f}{v['nrmse']:8.4f}{v['hfen']:8.4f}{v['seconds']:8.2f}"
-        sys.stdout.write(line + "\n")
-    if arguments.json:
+    if arguments.json == "-":
+        sys.stdout.write(json.dumps(numbers(scores, cases), indent=1) + "\n")
+    else:
+        write_table(("method", "PSNR dB", "SSIM", "NRMSE", "HFEN", "s"), rows(scores))
+    if arguments.json not in (None, "-"):
         Path(arguments.json).write_text(json.dumps(numbers(scores, cases), indent=1) + "\n")
     if arguments.report:
         Path(arguments.report).write_text(page("koosh evaluate", comparison(scores, cases)))
     return 0
+
+
+def rows(scores: list[Score]) -> list[tuple[str, ...]]:
+    """One row of means for every method."""
+    from koosh_models.training.validate import means
+
+    places = {"psnr": 2, "ssim": 4, "nrmse": 4, "hfen": 4, "seconds": 2}
+    return [(method, *(f"{v[name]:.{n}f}" for name, n in places.items())) for method, v in means(scores).items()]
 
 
 def loaded(arguments: argparse.Namespace) -> tuple[dict[str, Unrolled], Data]:

@@ -39,7 +39,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def add_simulate(parts: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Options of `koosh pet simulate`."""
     p = parts.add_parser("simulate", help="write a simulated scan with its truth")
-    p.add_argument("out", metavar="SCAN.npz")
+    p.add_argument("out", metavar="SCAN.npz", help="scan file to write")
     p.add_argument("--phantom", default="head", help="head or chest (%(default)s)")
     p.add_argument("--labels", metavar="FILE.npz", help="a FreeSurfer label map instead of a phantom")
     p.add_argument("--size", type=int, default=96, help="voxels across (%(default)s)")
@@ -60,8 +60,8 @@ def add_simulate(parts: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def add_reconstruct(parts: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Options of `koosh pet reconstruct`."""
     p = parts.add_parser("reconstruct", help="write the image of a scan as NIfTI (.nii, .nii.gz) or Interfile (.hv)")
-    p.add_argument("scan", metavar="SCAN.npz")
-    p.add_argument("out", metavar="IMAGE.nii")
+    p.add_argument("scan", metavar="SCAN.npz", help="scan file")
+    p.add_argument("out", metavar="IMAGE.nii", help="image to write")
     p.add_argument("--method", choices=METHODS, default="osem", help="(%(default)s)")
     p.add_argument("--iterations", type=int, default=4, help="passes over all subsets (%(default)s)")
     p.add_argument("--subsets", type=int, default=12, help="need not divide the views (%(default)s)")

@@ -18,7 +18,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("--keep", type=float, default=0.25, metavar="SHARE", help="of the readouts (%(default)s)")
     p.add_argument("--validation", nargs="*", default=[], metavar="IN.h5", help="of these files, to validate on")
     p.add_argument("--matrix", type=int, default=0, help="voxels along each axis; 0: the header's (%(default)s)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of the choice of readouts (%(default)s)")
     p.set_defaults(run=run)
 
 

@@ -13,7 +13,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument(
         "images", nargs="+", metavar="IMAGES.h5", help="ISMRMRD image files, as `koosh replay -o` writes them"
     )
-    p.add_argument("-o", "--out", required=True, metavar="FILE.html")
+    p.add_argument("-o", "--out", required=True, metavar="FILE.html", help="page to write")
     p.add_argument("--scan", metavar="SCAN.h5", help="what they were made from: trajectory, point spread, completeness")
     p.add_argument("--truth", metavar="TRUTH.npz", help="from `koosh simulate --truth`: errors and scores")
     p.add_argument("--title", default="Reconstruction", help="of the page (%(default)s)")

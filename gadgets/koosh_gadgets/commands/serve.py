@@ -18,7 +18,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("-p", "--port", type=int, default=None, help="port, 0: any free one (9020)")
     p.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:1 (auto)")
     p.add_argument("--spool", metavar="DIR", default=None, help="where scans are kept; `none`: nowhere")
-    p.add_argument("--config", type=Path, metavar="FILE", default=None, help="TOML: folders, presets, limits, settings")
+    p.add_argument("-c", "--config", type=Path, metavar="FILE", default=None, help="TOML: folders, presets, limits ...")
     parameters.add_arguments(p)
     p.set_defaults(run=run)
 

@@ -41,7 +41,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     wrong = p.add_argument_group("what goes wrong in a scanner (all off by default)")
     wrong.add_argument("--off-resonance", type=float, default=0.0, metavar="HZ", help="peak of a smooth field map")
     wrong.add_argument("--delays", type=float, nargs=3, default=(0, 0, 0), metavar="X", help="x y z, in samples")
-    wrong.add_argument("--motion", type=float, nargs=2, default=(0, 0), metavar=("VOXELS", "DEGREES"))
+    wrong.add_argument(
+        "--motion", type=float, nargs=2, default=(0, 0), metavar=("VOXELS", "DEGREES"), help="rigid, peak"
+    )
     wrong.add_argument("--breathing", type=float, default=0.0, metavar="VOXELS", help="along z with every breath")
     p.add_argument("--truth", metavar="TRUTH.npz", help="also write image, mask and coil maps")
     p.set_defaults(run=run)

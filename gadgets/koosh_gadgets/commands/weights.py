@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 
@@ -10,16 +11,19 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Register the command."""
     top = subparsers.add_parser("weights", help="list, show, verify and export trained networks", description=__doc__)
     what = top.add_subparsers(title="what", metavar="WHAT", required=True)
-    what.add_parser("list", help="the known networks, one a line").set_defaults(run=list_all)
+    known = what.add_parser("list", help="the known networks, one a line")
+    known.add_argument("--json", action="store_true", help="their cards as a JSON list")
+    known.set_defaults(run=list_all)
     show = what.add_parser("show", help="the card of a network")
-    show.add_argument("weights", metavar="NAME|FILE")
+    show.add_argument("weights", metavar="NAME|FILE", help="from the list, or a .safetensors file")
+    show.add_argument("--json", action="store_true", help="all of it as JSON, the recipe too")
     show.set_defaults(run=show_card)
     check = what.add_parser("verify", help="check hash, shapes and values of a file")
-    check.add_argument("weights", metavar="NAME|FILE")
+    check.add_argument("weights", metavar="NAME|FILE", help="from the list, or a .safetensors file")
     check.set_defaults(run=verify_file)
     out = what.add_parser("export", help="the network of a run, with its card")
     out.add_argument("training", metavar="RUN", help="folder that `koosh train` wrote")
-    out.add_argument("-o", "--out", required=True, metavar="FILE.safetensors")
+    out.add_argument("-o", "--out", required=True, metavar="FILE.safetensors", help="to write")
     out.add_argument("--raw", action="store_true", help="the last weights instead of their running mean")
     out.add_argument("--notes", default="", help="a sentence for the card")
     out.add_argument("--no-scores", action="store_true", help="leave out the comparison with classical methods")
@@ -30,6 +34,10 @@ def list_all(arguments: argparse.Namespace) -> int:
     """Names with what they are for."""
     from koosh_models.weights import names, read_card
 
+    if arguments.json:
+        cards = [read_card(name).model_dump(mode="json") for name in names()]
+        sys.stdout.write(json.dumps(cards, indent=1) + "\n")
+        return 0
     for name in names():
         card, fit = read_card(name), read_card(name).accepts
         sys.stdout.write(
@@ -45,6 +53,9 @@ def show_card(arguments: argparse.Namespace) -> int:
     from koosh_models.weights import read_card
 
     card = read_card(arguments.weights)
+    if arguments.json:
+        sys.stdout.write(card.model_dump_json(indent=1) + "\n")
+        return 0
     sys.stdout.write(card.model_dump_json(indent=1, exclude={"recipe"}) + "\n")
     sys.stdout.write(f"\nrecipe:\n{card.recipe}\n")
     return 0
