@@ -18,13 +18,15 @@ import numpy as np
 
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages import calibrate
-from koosh_gadgets.stages.ahead import EPS, Ahead, Prefix
+from koosh_gadgets.stages.ahead import Ahead
 from koosh_gadgets.stages.buffer import Volume, buffer, label
 from koosh_gadgets.stages.encoding import Encoding, encodings
 from koosh_gadgets.stages.frames import joined, reconstruct_series, stacked
 from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
 from koosh_gadgets.stages.image import Format, Result, brightness, images
 from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.stages.known import Known
+from koosh_gadgets.stages.prepared import EPS, Prepared
 from koosh_gadgets.stages.reconstruct import Outcome, calibrated, device_of, gridded, reconstruct, sentence
 from koosh_gadgets.stages.trajectory import APART, with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
@@ -69,6 +71,7 @@ class Job:
         self.spaces: list[Encoding] = encodings(self.parsed)
         kinds = [k for k in ("phase", "complex") if getattr(self.settings, k)]
         self.form = dataclasses.replace(self.form, layout=self.settings.layout, kinds=("magnitude", *kinds))
+        self.known: dict[int, Known] = {}
         self.first_counter: int | None = None
         self.next_index: dict[int, int] = {}
         self.places: dict[tuple[int, tuple[float, float, float]], dict[int, int]] = {}
@@ -78,7 +81,7 @@ class Job:
         """Whole volumes out of a stream of items; `expected` is shown the readouts as they come."""
         settings, journal = self.settings, self.journal
         white = whiten(unpacked(items), journal, settings.noise_adjusted, noise_bandwidth(self.parsed))
-        placed = with_trajectory(white, self.spaces, settings, journal)
+        placed = with_trajectory(white, self.spaces, settings, journal, self.known)
         if expected is not None:
             placed = shown(placed, expected)
         return buffer(placed, self.spaces, journal, settings.coils, settings.memory << 20, settings.preview)
@@ -89,7 +92,7 @@ class Job:
         depth  volumes that may wait; 0: any number, so that a scanner is never held up
         """
         on_cpu = self.device == "cpu" or device_of(self.device).type == "cpu"
-        expected = Ahead.of(self.spaces, self.settings, self.journal) if on_cpu else None
+        expected = Ahead.of(self.spaces, self.settings, self.journal, self.known) if on_cpu else None
         try:
             for volumes in joined(in_background(self.volumes(items, expected), depth)):
                 yield from self.reconstructed(volumes, expected)
@@ -153,10 +156,10 @@ class Job:
             scan = scan if scan.weights is not None else calibrate.weighted(scan, numbers, settings, journal, None)
         if volume.preview:
             ready = calibrated(scan, self._maps(scan), dataclasses.replace(settings, method="gridding"), journal)
-            return [(Outcome(gridded(scan, ready.maps, ready.box), "gridding"), scan, PREVIEW_SERIES)]
-        prefix = self._prefix(scan, expected)
-        maps = prefix.maps if prefix is not None else self._maps(scan)
-        ready = calibrated(scan, maps, settings, journal, prefix)
+            return [(Outcome(gridded(ready), "gridding"), scan, PREVIEW_SERIES)]
+        prepared = self._prepared(scan, expected)
+        maps = prepared.calibration.maps if prepared is not None else self._maps(scan)
+        ready = calibrated(scan, maps, settings, journal, prepared)
         outcome = reconstruct(ready, settings, journal)
         found = [(outcome, scan, 1)]
         if settings.baseline and outcome.method == "unrolled":
@@ -164,12 +167,12 @@ class Job:
             found.append((classical, scan, BASELINE_SERIES))
         return found
 
-    def _prefix(self, scan: Scan, expected: Ahead | None) -> Prefix | None:
-        """Maps and kernel from the first part of the scan; a gated scan has weights of its own."""
-        if expected is None or self.settings.gating:
+    def _prepared(self, scan: Scan, expected: Ahead | None) -> Prepared | None:
+        """Maps, kernel and right-hand side from what was worked on while the scan ran."""
+        if expected is None:
             return None
         try:
-            return expected.prefix(scan)
+            return expected.prepared(scan)
         except (ValueError, RuntimeError, MemoryError) as error:
             log.info("%s: %s; the maps come from the whole scan", self.journal.scan, sentence(error))
             return None

@@ -5,11 +5,10 @@ Nothing here changes a result: what was prepared is used only where the trajecto
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,164 +16,156 @@ import numpy as np
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.stages.known import Known, Listed, described
+from koosh_gadgets.stages.prepared import Block, Calibration, Plan, Prepared, block, calibration, digest, kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from koosh_models.calibration.maps import CoilMaps
-    from koosh_models.physics.toeplitz import Toeplitz
     from koosh_models.scan import Scan
-    from koosh_models.support import Box
 
-EVEN = ("radial3d", "ute3d")  # golden-means orders, even over the sphere at any time
-PART = 0.75
-EPS = 1e-4  # the accuracy of `non_cartesian`
+log = logging.getLogger(__name__)
 
 
-def expected_omega(space: Encoding, matrix: int) -> tuple[tuple[int, ...], Tensor] | None:
-    """(grid, omega) that the readouts will have if they follow the header."""
+def expected_plan(space: Encoding, matrix: int, table: np.ndarray | None) -> Plan | None:
+    """The plan of readouts that follow `table` (readout, sample, axis) in cycles per voxel."""
     import torch
 
     from koosh_gadgets.stages.grid import grid
-    from koosh_gadgets.stages.known import described
 
     place = grid(space, matrix)
-    if space.samples is None or (place.stretch(space) != 1).any():
-        return None
-    table = described(space, space.samples)
-    if table is None:
+    if table is None or (place.stretch(space) != 1).any():
         return None
     scale = np.full(space.n_axes, 2 * math.pi, np.float32)
     omega = (table * scale)[:, :, ::-1].reshape(-1, space.n_axes).T
-    return tuple(int(n) for n in place.matrix[::-1]), torch.from_numpy(np.ascontiguousarray(omega))
-
-
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """What was made of the first part of a scan.
-
-    digest   of the k-space of that part
-    maps     coil maps from it
-    box      of the object
-    kernel   Toeplitz form of the normal operator inside the box, None where the explicit pair is cheaper
-    """
-
-    digest: bytes
-    maps: CoilMaps
-    box: Box
-    kernel: Toeplitz | None
+    size = tuple(int(n) for n in place.matrix[::-1])
+    return Plan.of(size, torch.from_numpy(np.ascontiguousarray(omega)), table.shape[1])
 
 
 class Ahead:
-    """A thread that works on an expected trajectory: density weights at once, coil maps and kernel late in the scan.
+    """A thread that works on an expected trajectory: density weights at once, then block by block as readouts come.
 
-    The trajectory's order must be spread evenly over k-space at any time, so that its first part serves for maps.
+    Beside the readouts themselves it holds one block's copy of them, a volume for each block, the maps and the kernel.
     """
 
-    def __init__(self, matrix: tuple[int, ...], omega: Tensor, samples: int, journal: Journal, iterate: bool) -> None:
-        self.matrix, self.omega, self.samples, self.journal, self.iterate = matrix, omega, samples, journal, iterate
-        self.n_prefix = int(PART * (omega.shape[1] // samples)) * samples
+    def __init__(self, space: Encoding, settings: Settings, journal: Journal, known: dict[int, Known]) -> None:
+        self.space, self.matrix, self.journal, self.known = space, settings.matrix, journal, known
+        self.iterate = settings.method != "gridding"
+        self.plan: Plan | None = None
         self._weights: Future[Tensor] | None = None
-        self._prefix: Future[Prefix | None] | None = None
+        self._found: Calibration | None = None
+        self._blocks: list[Future[Block | None]] = []
         self._arrived: list[np.ndarray] = []
         self._pool = ThreadPoolExecutor(1, "koosh-ahead")
+        self._begin(described(space, space.samples) if space.samples and not settings.trajectory_file else None)
 
     @classmethod
-    def of(cls, spaces: Sequence[Encoding], settings: Settings, journal: Journal) -> Ahead | None:
-        """Work on the trajectory that the header describes; None where it describes none that can be computed."""
-        plain = settings.delays.strip() in ("", "0") and not settings.trajectory_file and not settings.coils
-        if len(spaces) != 1 or not plain or spaces[0].family not in EVEN:
+    def of(
+        cls, spaces: Sequence[Encoding], settings: Settings, journal: Journal, known: dict[int, Known]
+    ) -> Ahead | None:
+        """Work on the trajectory of the header or of a file; None where what arrives will not be what they say.
+
+        known  filled by the trajectory stage with what it has read or computed
+        """
+        plain = settings.delays.strip() in ("", "0") and not settings.coils and not settings.gating
+        if len(spaces) != 1 or not plain or spaces[0].cartesian or spaces[0].phases > 1:
             return None
-        found = expected_omega(spaces[0], settings.matrix)
-        if found is None or spaces[0].samples is None:
-            return None
-        ahead = cls(*found, spaces[0].samples, journal, settings.method != "gridding")
-        ahead._weights = ahead._pool.submit(ahead._weigh)
-        return ahead
+        return cls(spaces[0], settings, journal, known)
 
     def close(self) -> None:
         """No more work is coming."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _begin(self, table: np.ndarray | None) -> None:
+        self.plan = expected_plan(self.space, self.matrix, table)
+        if self.plan is not None:
+            self._weights = self._pool.submit(self._weigh, self.plan)
+
     def offer(self, data: np.ndarray) -> None:
-        """Imaging readouts (readout, coil, sample) in the order in which they come; enough of them start the maps."""
-        if self._prefix is None:
-            self._arrived.append(data)
-            if sum(len(d) for d in self._arrived) * self.samples >= self.n_prefix:
-                self._prefix = self._pool.submit(self._calibrate, self._arrived)
-                self._arrived = []
+        """Imaging readouts (readout, coil, sample) in the order in which they come; each whole block is worked on."""
+        if self.plan is None and isinstance(listed := self.known.get(0), Listed):
+            self._begin(listed.table)
+        if self.plan is None or len(self._blocks) == len(self.plan.ends):
+            return
+        self._arrived.append(data)
+        for at in list(self.plan.blocks())[len(self._blocks) :]:
+            n = (at.stop - at.start) // self.plan.samples
+            if sum(map(len, self._arrived)) < n:
+                return
+            self._blocks.append(self._pool.submit(self._work, self.plan, at, self._take(n)))
+
+    def _take(self, n: int) -> list[np.ndarray]:
+        """The first `n` readouts that wait."""
+        taken: list[np.ndarray] = []
+        while n:
+            first = self._arrived.pop(0)
+            taken.append(first[:n])
+            if len(first) > n:
+                self._arrived.insert(0, first[n:])
+            n -= len(taken[-1])
+        return taken
 
     def matches(self, scan: Scan) -> bool:
         """Whether the scan is the one that was expected, to the bit."""
-        same = scan.geometry.matrix == self.matrix and scan.omega.shape == self.omega.shape and scan.weights is None
-        return same and bool((scan.omega == self.omega).all())
+        return self.plan is not None and self.plan.matches(scan)
 
     def weights(self) -> Tensor:
         """(sample) density weights of the expected trajectory."""
         assert self._weights is not None
         return self._weights.result()
 
-    def prefix(self, scan: Scan) -> Prefix:
-        """What the first part of a matching, weighted scan gives: prepared where the data are those that were seen."""
-        part = scan.kspace[:, : self.n_prefix]
-        found = self._prefix.result() if self._prefix is not None else None
-        if found is not None and found.digest == digest(part):
-            return found
-        return self._from(part)
+    def prepared(self, scan: Scan) -> Prepared:
+        """Calibration and right-hand side of a matching scan, from the blocks that held its data, else made now."""
+        assert self.plan is not None
+        pieces = [(at, scan.kspace[:, at]) for at in self.plan.blocks()]
+        blocks = [future.result() for future in self._blocks]
+        found = self._found
+        if found is None or not same(blocks, 0, pieces[0][1]):
+            blocks, found = [], self._calibrate(self.plan, pieces[0][1])
+        total: Tensor | None = None
+        for k, (at, piece) in enumerate(pieces):
+            ready = blocks[k] if same(blocks, k, piece) else self._grid(self.plan, at, piece, found)
+            assert ready is not None
+            total = ready.b if total is None else total + ready.b
+        assert total is not None
+        return Prepared(found, total)
 
-    def _weigh(self) -> Tensor:
+    def _weigh(self, plan: Plan) -> Tensor:
         from koosh_models.calibration.density import pipe_menon
 
         with self.journal.timed("density weights"):
-            return pipe_menon(self.omega, self.matrix)
+            return pipe_menon(plan.omega, plan.matrix)
 
-    def _calibrate(self, arrived: list[np.ndarray]) -> Prefix | None:
+    def _work(self, plan: Plan, at: slice, pieces: list[np.ndarray]) -> Block | None:
+        """One block as it came; None where that can't be done, and the whole scan is looked at later."""
         import torch
 
-        data = np.concatenate(arrived).transpose(1, 0, 2)
-        if data.shape[2] != self.samples:
+        if any(piece.shape[1:] != (pieces[0].shape[1], plan.samples) for piece in pieces):
             return None
-        flat = np.ascontiguousarray(data).reshape(len(data), -1)[:, : self.n_prefix]
+        data = np.ascontiguousarray(np.concatenate(pieces).transpose(1, 0, 2))
+        kspace = torch.from_numpy(data.reshape(len(data), -1))
         try:
-            return self._from(torch.from_numpy(np.ascontiguousarray(flat)))
-        except (ValueError, RuntimeError, MemoryError):  # NaN, or no signal: the whole scan is looked at later
+            if at.start == 0:
+                self._found = self._calibrate(plan, kspace)
+            return None if self._found is None else self._grid(plan, at, kspace, self._found)
+        except (ValueError, RuntimeError, MemoryError) as error:  # NaN, no signal, a coil count that changes
+            log.debug("a block could not be worked on ahead: %s", error)
             return None
 
-    def _from(self, kspace: Tensor) -> Prefix:
-        from koosh_models.reconstruction import calibrate
-        from koosh_models.scan import Geometry, Scan
-        from koosh_models.support import box_around
-
+    def _calibrate(self, plan: Plan, kspace: Tensor) -> Calibration:
         weights = self.weights()
-        n, place = self.n_prefix, Geometry(self.matrix, tuple(float(m) for m in self.matrix))
         with self.journal.timed("coil maps"):
-            part = Scan(kspace, self.omega[:, :n].contiguous(), place, self.samples, weights[:n])
-            maps = calibrate(part)
-            box = box_around(maps.mask)
-        return Prefix(digest(kspace), maps, box, self._kernel(box, weights) if self.iterate else None)
-
-    def _kernel(self, box: Box, weights: Tensor) -> Toeplitz | None:
-        from koosh_models.physics import toeplitz
-        from koosh_models.physics.nufft import Nufft
-
-        if not prefers_kernel(self.omega, box.size):
-            return None
-        share = math.prod(box.size) / math.prod(box.matrix)
+            maps, box = calibration(plan, weights, kspace)
         with self.journal.timed("kernel"):
-            whole = weights if box.size == box.matrix else weights * share
-            return toeplitz.build(Nufft(self.omega, box.size, EPS), whole)
+            return Calibration(maps, box, kernel(plan, weights, box) if self.iterate else None)
+
+    def _grid(self, plan: Plan, at: slice, kspace: Tensor, found: Calibration) -> Block:
+        weights = self.weights()
+        with self.journal.timed("problem"):
+            return block(plan, weights, kspace, at, found)
 
 
-def digest(kspace: Tensor) -> bytes:
-    """What tells (coil, sample) data from any others."""
-    found = hashlib.blake2b(str(tuple(kspace.shape)).encode(), digest_size=16)
-    for row in kspace:
-        found.update(row.contiguous().numpy())
-    return found.digest()
-
-
-def prefers_kernel(omega: Tensor, matrix: tuple[int, ...]) -> bool:
-    """The fixed rule of `koosh_models.physics.mri.use_pair`, before there is a scan."""
-    from koosh_models.physics.mri import PAIR_BELOW
-
-    return bool(omega.device.type != "cpu" or omega.shape[-1] / math.prod(matrix) >= PAIR_BELOW[len(matrix)])
+def same(blocks: Sequence[Block | None], k: int, kspace: Tensor) -> bool:
+    """Whether the k-th block was made of this k-space."""
+    held = blocks[k] if k < len(blocks) else None
+    return held is not None and held.digest == digest(kspace)

@@ -9,15 +9,16 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import METHODS, Settings
-from koosh_gadgets.stages.ahead import EPS, Prefix
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.network import Unable
+from koosh_gadgets.stages.prepared import EPS, Prepared
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from koosh_models.calibration.maps import CoilMaps
+    from koosh_models.physics.operator import Apply
     from koosh_models.physics.problem import LinearProblem
     from koosh_models.scan import Scan
     from koosh_models.support import Box
@@ -43,50 +44,56 @@ class Calibrated:
     """A scan with what was found out about it; the problem is that of the object's bounding box.
 
     problem  None where there are no maps, or where only gridding is wanted
+    b        the right-hand side inside the box, where it was formed while the scan ran
     """
 
     scan: Scan
     maps: CoilMaps | None
     problem: LinearProblem | None = None
     box: Box | None = None
+    b: Tensor | None = None
 
 
 def calibrated(
-    scan: Scan, maps: CoilMaps | None, settings: Settings, journal: Journal, prefix: Prefix | None = None
+    scan: Scan, maps: CoilMaps | None, settings: Settings, journal: Journal, prepared: Prepared | None = None
 ) -> Calibrated:
     """The scan with its normal equations, where a method needs them and they fit into memory."""
     from koosh_models.support import box_around
 
     if maps is None:
         return Calibrated(scan, None)
-    box = box_around(maps.mask)
+    box, b = (box_around(maps.mask), None) if prepared is None else (prepared.calibration.box, prepared.b)
     if settings.method == "gridding":
-        return Calibrated(scan, maps, None, box)
+        return Calibrated(scan, maps, None, box, b)
     needed, budget = bytes_needed(scan, "cg"), settings.memory << 20
     try:
         if budget and needed > budget:
             raise Unable(f"{needed >> 20} MiB needed, {settings.memory} MiB allowed")
         with journal.timed("problem"):
-            return Calibrated(scan, maps, problem_of(scan, maps, box, prefix), box)
+            return Calibrated(scan, maps, problem_of(scan, maps, box, prepared), box, b)
     except (Unable, MemoryError, RuntimeError) as error:
         journal.note(f"the iterative methods can't run: {sentence(error)}")
-        return Calibrated(scan, maps, None, box)
+        return Calibrated(scan, maps, None, box, b)
 
 
-def problem_of(scan: Scan, maps: CoilMaps, box: Box, prefix: Prefix | None) -> LinearProblem:
-    """The density-weighted normal equations inside the box; with a kernel prepared, only the adjoint is left to do."""
-    from koosh_models.physics.mri import non_cartesian, robust_scale
+def problem_of(scan: Scan, maps: CoilMaps, box: Box, prepared: Prepared | None) -> LinearProblem:
+    """The density-weighted normal equations inside the box; prepared ones are only put together."""
+    from koosh_models.physics.mri import non_cartesian, normal_of, robust_scale
     from koosh_models.physics.nufft import Nufft
     from koosh_models.physics.problem import LinearProblem
     from koosh_models.physics.sense import Sense, SenseNormal
     from koosh_models.support import boxed_maps, boxed_scan
 
-    inside, inside_maps = boxed_scan(scan, box), boxed_maps(maps.maps, box)
-    if prefix is None or prefix.kernel is None:
-        return non_cartesian(inside, inside_maps)
-    assert inside.weights is not None
-    b = Sense(inside_maps, Nufft(inside.omega, box.size, EPS), 4).adjoint(inside.kspace * inside.weights)
-    return LinearProblem(SenseNormal(inside_maps, prefix.kernel).normal, b, robust_scale(b))
+    inside_maps = boxed_maps(maps.maps, box)
+    if prepared is None:
+        return non_cartesian(boxed_scan(scan, box), inside_maps)
+    normal: Apply
+    if prepared.calibration.kernel is not None:
+        normal = SenseNormal(inside_maps, prepared.calibration.kernel).normal
+    else:
+        inside = boxed_scan(scan, box)
+        normal = normal_of(inside, Sense(inside_maps, Nufft(inside.omega, box.size, EPS), 4))
+    return LinearProblem(normal, prepared.b, robust_scale(prepared.b))
 
 
 def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outcome:
@@ -136,7 +143,7 @@ def attempt(ready: Calibrated, method: str, settings: Settings, journal: Journal
         if ready.problem is None and method != "gridding":
             raise Unable("there are no coil maps" if ready.maps is None else "its problem was not set up")
         if ready.problem is None:
-            volume = gridded(ready.scan, ready.maps, ready.box)
+            volume = gridded(ready)
         else:
             check_time(ready.problem, method, settings)
             volume = solved(ready, ready.problem, method, settings, journal)
@@ -167,7 +174,7 @@ def check_time(problem: LinearProblem, method: str, settings: Settings) -> None:
         raise Unable(f"it would take about {needed:.1f} s, beyond the time limit of {settings.time_limit:g} s")
 
 
-def gridded(scan: Scan, maps: CoilMaps | None, box: Box | None) -> Tensor:
+def gridded(ready: Calibrated) -> Tensor:
     """The density-weighted adjoint; without maps the coils are joined by root sum of squares."""
     import torch
 
@@ -175,11 +182,14 @@ def gridded(scan: Scan, maps: CoilMaps | None, box: Box | None) -> Tensor:
     from koosh_models.physics.sense import Sense
     from koosh_models.support import boxed_maps, boxed_scan
 
+    scan, maps, box = ready.scan, ready.maps, ready.box
     assert scan.weights is not None
+    if box is not None and ready.b is not None:
+        return box.embed(ready.b)
     if maps is not None and box is not None:
         inside = boxed_scan(scan, box)
         assert inside.weights is not None
-        sense = Sense(boxed_maps(maps.maps, box), Nufft(scan.omega, box.size), 4)
+        sense = Sense(boxed_maps(maps.maps, box), Nufft(scan.omega, box.size, EPS), 4)
         return box.embed(sense.adjoint(inside.kspace * inside.weights))
     nufft = Nufft(scan.omega, scan.geometry.matrix)
     power = torch.zeros(scan.geometry.matrix, device=scan.kspace.device)

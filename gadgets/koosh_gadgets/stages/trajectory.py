@@ -34,10 +34,17 @@ EDGE = 0.5 * units.HIGHEST  # cycles per voxel
 
 
 def with_trajectory(
-    items: Iterable[object], spaces: Sequence[Encoding], settings: Settings, journal: Journal
+    items: Iterable[object],
+    spaces: Sequence[Encoding],
+    settings: Settings,
+    journal: Journal,
+    known: dict[int, Known] | None = None,
 ) -> Iterator[object]:
-    """Imaging readouts with a checked trajectory; navigators and the like are passed on untouched."""
-    attach = _Attach(spaces, settings, journal)
+    """Imaging readouts with a checked trajectory; navigators and the like are passed on untouched.
+
+    known  is given what was read from a file or computed, by encoding
+    """
+    attach = _Attach(spaces, settings, journal, {} if known is None else known)
     for item in items:
         if not isinstance(item, Readouts):
             yield item
@@ -58,12 +65,13 @@ def with_trajectory(
 class _Attach:
     """Where the trajectory comes from, and its unit once enough of it has been seen."""
 
-    def __init__(self, spaces: Sequence[Encoding], settings: Settings, journal: Journal) -> None:
-        self.spaces, self.settings, self.journal = spaces, settings, journal
+    def __init__(
+        self, spaces: Sequence[Encoding], settings: Settings, journal: Journal, known: dict[int, Known]
+    ) -> None:
+        self.spaces, self.settings, self.journal, self.known = spaces, settings, journal, known
         self.delays = delays_of(settings.delays)
         self.units: dict[int, str] = {}
         self.held: dict[int, list[Readouts]] = {}
-        self.known: dict[int, Known] = {}
 
     def block(self, block: Readouts) -> Iterator[Readouts]:
         """The block, or nothing yet, or all that was held back for want of a unit."""
