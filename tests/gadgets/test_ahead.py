@@ -2,6 +2,7 @@
 
 import random
 
+import ismrmrd
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from koosh_gadgets.pipeline import Job
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages.ahead import Ahead
 from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.stages.prepared import Plan, serves
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.recordfile import write_scan
 from koosh_models.simulation.simulate import simulate
@@ -57,14 +59,50 @@ def test_a_trajectory_that_is_not_the_expected_one_is_reconstructed_from_its_own
 
 
 def test_readouts_without_trajectory_get_it_from_the_header(recorded):
-    import ismrmrd
-
-    bare = []
-    for a in recorded[1]:
-        head = a.getHead()
-        head.trajectory_dimensions = 0
-        bare.append(ismrmrd.Acquisition(head, a.data, np.zeros((a.number_of_samples, 0), np.float32)))
-    got, journal = images(recorded, bare)
+    got, journal = images(recorded, bare(recorded[1]))
     want, _ = images(recorded)
     assert [im.data.tobytes() for im in got] == [im.data.tobytes() for im in want]
     assert any("computed from the header" in note for note in journal.notes)
+
+
+def bare(readouts):
+    """The readouts without trajectory."""
+    out = []
+    for a in readouts:
+        head = a.getHead()
+        head.trajectory_dimensions = 0
+        out.append(ismrmrd.Acquisition(head, a.data, np.zeros((a.number_of_samples, 0), np.float32)))
+    return out
+
+
+def test_a_trajectory_file_is_worked_on_ahead_too(recorded, tmp_path, monkeypatch):
+    xml, own = recorded
+    np.savez(tmp_path / "k.npz", trajectory=np.stack([a.traj for a in own if a.traj.size]))
+    scan = (xml.replace(b"radial3d", b"unheard-of"), None)
+    chosen = {"trajectory_file": str(tmp_path / "k.npz"), "trajectory_unit": "cycles/voxel", "method": "gridding"}
+    seen = []
+    matches = Ahead.matches
+    monkeypatch.setattr(Ahead, "matches", lambda self, scan: seen.append(matches(self, scan)) or seen[-1])
+    early, _ = images(scan, bare(own), **chosen)
+    monkeypatch.setattr(Ahead, "offer", lambda self, data: None)
+    late, _ = images(scan, bare(own), **chosen)
+    assert seen == [True, False]
+    got, want = volume(early), volume(late)
+    assert np.abs(got - want).max() <= 2e-2 * want.max()  # maps of three quarters of the readouts against all of them
+
+
+@pytest.mark.parametrize(
+    ("family", "blocks"), [("radial3d", 4), ("cones", 4), ("spiral3d", 4), ("stack_of_stars", 2), ("radial2d", 4)]
+)
+def test_maps_wait_until_the_centre_of_k_space_is_filled(family, blocks):
+    way = trajectory(family, (64, 64) if family == "radial2d" else (48, 48, 48), 8.0)
+    plan = Plan.of((64, 64) if family == "radial2d" else (48, 48, 48), way.omega, way.readout)
+    assert len(plan.ends) == blocks
+    assert plan.ends[-1] == way.omega.shape[1]
+    assert all(end % way.readout == 0 for end in plan.ends)
+
+
+def test_readouts_of_the_centre_alone_serve_for_maps():
+    way = trajectory("stack_of_stars", (64, 64, 64), 8.0)
+    assert serves(way.omega, (64, 64, 64), int(0.9 * way.omega.shape[1]))
+    assert not serves(way.omega, (64, 64, 64), way.omega.shape[1] // 2)

@@ -6,7 +6,6 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from koosh_gadgets.stages import pulseq
 from tests.fakes.runs import run, volume
 from tests.fakes.streams import header_xml, point_scan
 
@@ -68,57 +67,6 @@ def test_pickled_arrays_are_never_loaded(tmp_path):
     np.savez(tmp_path / "k.npz", trajectory=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="pickle"):
         run(bare(), trajectory_file=str(tmp_path / "k.npz"))
-
-
-SEQ = """# Pulseq sequence file
-[VERSION]
-major 1
-minor 4
-revision 1
-[DEFINITIONS]
-BlockDurationRaster 1e-05
-GradientRasterTime 1e-05
-# id duration rf gx gy gz adc ext
-[BLOCKS]
-1 10 1 0 0 0 0 0
-2 12 0 1 0 0 0 0
-3 30 0 2 3 0 1 0
-[GRADIENTS]
-3 1000 1 0 100
-[TRAP]
-1 -50000 10 100 10 0
-2 100000 20 200 20 0
-[ADC]
-1 8 20000 30 0 0
-[SHAPES]
-shape_id 1
-num_samples 10
-1
-0
-0
-7
-"""
-
-
-def test_pulseq_gradients_are_integrated_up_to_each_sample(tmp_path):
-    (tmp_path / "k.seq").write_text(SEQ)
-    k = pulseq.trajectory_of(tmp_path / "k.seq", 8)
-    assert k.shape == (1, 8, 3)
-    t = 30e-6 + (np.arange(8) + 0.5) * 20e-6
-    prephase = -50_000 * 110e-6
-    ramp = 100_000 * 20e-6 / 2
-    assert np.allclose(k[0, :, 0], prephase + ramp + 100_000 * (t - 20e-6))
-    assert np.allclose(k[0, :, 1], 1000 * np.clip(t - 100e-6, 0, 100e-6))
-    assert (k[0, :, 2] == 0).all()
-
-
-@pytest.mark.parametrize(
-    "text", ["", "no sequence", SEQ.replace("minor 4", "minor 5"), SEQ.replace("1 8 20000", "x 8 y")]
-)
-def test_files_that_are_no_sequence_are_refused(text, tmp_path):
-    (tmp_path / "k.seq").write_text(text)
-    with pytest.raises(ValueError, match="Pulseq"):
-        pulseq.trajectory_of(tmp_path / "k.seq", 8)
 
 
 def test_gradient_delays_given_by_number_move_the_trajectory_back():
