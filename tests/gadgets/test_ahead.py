@@ -84,11 +84,10 @@ def test_a_trajectory_file_is_worked_on_ahead_too(recorded, tmp_path, monkeypatc
     matches = Ahead.matches
     monkeypatch.setattr(Ahead, "matches", lambda self, scan: seen.append(matches(self, scan)) or seen[-1])
     early, _ = images(scan, bare(own), **chosen)
-    monkeypatch.setattr(Ahead, "offer", lambda self, data: None)
+    monkeypatch.setattr(Ahead, "_work", lambda *_: None)
     late, _ = images(scan, bare(own), **chosen)
-    assert seen == [True, False]
-    got, want = volume(early), volume(late)
-    assert np.abs(got - want).max() <= 2e-2 * want.max()  # maps of three quarters of the readouts against all of them
+    assert seen == [True, True]
+    assert [im.data.tobytes() for im in early] == [im.data.tobytes() for im in late]
 
 
 @pytest.mark.parametrize(
