@@ -107,7 +107,7 @@ class Prepared:
 
 def calibration(plan: Plan, weights: Tensor, kspace: Tensor) -> tuple[CoilMaps, Box]:
     """Maps and box from the first block's (coil, sample) k-space."""
-    from koosh_models.reconstruct import calibrate
+    from koosh_models.reconstruction import calibrate
     from koosh_models.support import box_around
 
     maps = calibrate(part(plan, weights, kspace, slice(0, plan.ends[0])))
