@@ -18,8 +18,8 @@ def read_scans(path: str | Path, matrix: int = 0) -> Iterator[Scan]:
 
     matrix  voxels along each axis over the encoded field of view; 0: the header's
     """
-    from koosh_gadgets.commands.replay import open_recorded
     from koosh_gadgets.pipeline import Job
+    from koosh_gadgets.replay import open_recorded
     from koosh_gadgets.settings import Settings
     from koosh_gadgets.stages.grid import grid, scan_of
 
