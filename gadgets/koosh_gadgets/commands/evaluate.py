@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from koosh_models.networks.unrolled import Unrolled
     from koosh_models.training.feed import AnyCase
-    from koosh_models.training.recipe import Data
+    from koosh_models.training.tables import Data
     from koosh_models.training.validate import Score
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.simulate import simulate
 from koosh_models.simulation.trajectories import Trajectory, trajectory
 from koosh_models.support import box_around, boxed_scan
-from koosh_models.training.recipe import Data
+from koosh_models.training.tables import Data
 from koosh_models.training.volumes import Source, anatomy, check_splits, rotation, sources_of
 from koosh_models.weights.describe import describe
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from koosh_models.networks.unrolled import build
 from koosh_models.physics.problem import EmissionProblem, LinearProblem, Problem
 from koosh_models.training.plan import parts
-from koosh_models.training.recipe import Data, Recipe
+from koosh_models.training.recipe import Recipe
+from koosh_models.training.tables import Data
 
 MB = 2**20
 

@@ -12,7 +12,8 @@ from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.training import checkpoint
 from koosh_models.training.cases import sources
 from koosh_models.training.pet import PetData
-from koosh_models.training.recipe import Data, Recipe
+from koosh_models.training.recipe import Recipe
+from koosh_models.training.tables import Data
 from koosh_models.training.validate import Score, means
 
 FAMILY = {

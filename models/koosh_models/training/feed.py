@@ -18,7 +18,7 @@ from koosh_models.physics.problem import LinearProblem, Problem
 from koosh_models.training import distributed
 from koosh_models.training.cases import Case, draw, read_case, sources, write_case
 from koosh_models.training.pet import PetCase, draw_pet
-from koosh_models.training.recipe import Data
+from koosh_models.training.tables import Data
 from koosh_models.training.volumes import Source
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from koosh_models.simulation.petset import Example, PetSet
 from koosh_models.simulation.tissue import PHANTOMS, labels_in
 
 if TYPE_CHECKING:
-    from koosh_models.training.recipe import Data
+    from koosh_models.training.tables import Data
 
 SMOOTHINGS_MM = (3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 STRENGTHS = (0.003, 0.01, 0.03, 0.06, 0.12, 0.25)

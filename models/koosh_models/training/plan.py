@@ -14,7 +14,9 @@ from koosh_models.losses import Loss, Objective, Sum, relative_l1, relative_l2, 
 from koosh_models.physics.operator import inner
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.strategies import Strategy
-from koosh_models.training.recipe import Phase, Recipe, RecipeError, nearest
+from koosh_models.training.recipe import Recipe
+from koosh_models.training.tables import Phase, nearest
+from koosh_models.training.toml import RecipeError
 from koosh_models.training.warmstart import Warmstart
 
 KNOWN: dict[str, Any] = {

@@ -3,156 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from koosh_models.networks.unrolled import Dims
-from koosh_models.simulation.phantoms import ANATOMIES
-from koosh_models.simulation.trajectories import FAMILIES
 from koosh_models.training.pet import PetData
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from koosh_models.training.tables import Data, Interval, Phase, Strict, Training, nearest
+from koosh_models.training.toml import RecipeError, TOMLDecodeError, assign, line_of, loads, value_of
 
 SOURCE, INSTALLED = Path(__file__).parents[2] / "recipes", Path(sys.prefix) / "share" / "koosh" / "recipes"
 FOLDER = SOURCE if SOURCE.is_dir() else INSTALLED  # a checkout or an editable install; a wheel
-Interval = tuple[float, float]
-Option = bool | int | float | str | list[int]
-
-
-class RecipeError(ValueError):
-    """A recipe that can't be used; the message names file, line and remedy."""
-
-
-class Strict(BaseModel):
-    """No unknown keys, no changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Data(Strict):
-    """What is scanned, and how.
-
-    volumes        folder of .npz volumes and label maps; empty: phantoms only
-    phantoms       anatomies that ship as code
-    phantom_share  of the training cases, where there are volumes too
-    validation     subjects or files held out, besides those that the files mark so
-    trajectory     families, one drawn for each case
-    matrix         sizes, one drawn for each case; its longest axis spans fov_mm
-    acceleration, noise, coils   lowest and highest; acceleration is drawn evenly on a logarithmic scale
-    maps           "estimated" from the scan, as at the scanner, or the "true" ones
-    cases          on disk, made once and used in every epoch; 0: a new one each step
-    split          self-supervised: the share of the readouts whose samples are only compared with; 0: truth is known
-    pet            PET scans instead, of the label maps in `volumes` and of phantoms; the MRI keys don't count then
-    """
-
-    volumes: str = ""
-    phantoms: tuple[str, ...] = ("head",)
-    phantom_share: float = Field(default=0.2, ge=0, le=1)
-    validation: tuple[str, ...] = ()
-    trajectory: tuple[str, ...] = ("radial3d",)
-    matrix: tuple[tuple[int, ...], ...] = ((64, 64, 64),)
-    frames: int = Field(default=8, ge=1)
-    fov_mm: float = Field(default=240.0, gt=0)
-    acceleration: Interval = (6.0, 20.0)
-    noise: Interval = (0.0, 0.04)
-    coils: tuple[int, int] = (4, 12)
-    rotate: bool = True
-    maps: Literal["estimated", "true"] = "estimated"
-    cases: int = Field(default=0, ge=0)
-    validation_cases: int = Field(default=4, ge=1)
-    validation_acceleration: float | None = 12.0
-    validation_noise: float = Field(default=0.02, ge=0)
-    validation_coils: int = Field(default=8, ge=1)
-    split: float = Field(default=0.0, ge=0, lt=1)
-    pet: PetData | None = None
-    seed: int = Field(default=0, ge=0)
-
-    @field_validator("phantoms", "trajectory")
-    @classmethod
-    def known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        """Refuse names that nothing is known by."""
-        names = ANATOMIES if info.field_name == "phantoms" else FAMILIES
-        for name in value:
-            if name not in names:
-                raise ValueError(f"unknown {name!r}{nearest(name, names)}; known: {', '.join(names)}")
-        return value
-
-    @field_validator("acceleration", "noise", "coils")
-    @classmethod
-    def ordered(cls, value: Interval) -> Interval:
-        """Refuse intervals that hold nothing."""
-        if not all(math.isfinite(v) and v >= 0 for v in value) or value[0] > value[1]:
-            raise ValueError(f"{value[0]:g} to {value[1]:g} is no interval of numbers >= 0")
-        return value
-
-    @field_validator("matrix")
-    @classmethod
-    def sizes(cls, value: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        """Refuse sizes that no phantom has."""
-        if not value or any(len(m) not in (2, 3) or min(m) < 8 or max(m) > 1024 for m in value):
-            raise ValueError("each matrix has two or three sizes of 8 to 1024")
-        return value
-
-
-class Phase(Strict):
-    """A part of the training: one strategy, so many steps.
-
-    strategy  warmstart, backprop, checkpoint, blockwise, invertible, greedy, sequential, equilibrium
-    options   of that strategy, e.g. tile, modules
-    rate      the learning rate after its warm-up; it falls to `last` times that by a cosine
-    inherit   a stage trained apart starts from the weights of the one before it
-    lead      the first of such stages takes so many times the steps of each other
-    """
-
-    strategy: str
-    steps: int = Field(ge=1)
-    rate: float = Field(1e-3, gt=0)
-    last: float = Field(default=0.05, ge=0, le=1)
-    warmup: int = Field(default=20, ge=0)
-    inherit: bool = False
-    lead: float = Field(default=1.0, ge=1)
-    options: dict[str, Option] = {}
-
-
-class Training(Strict):
-    """The schedule common to all phases.
-
-    accumulate   cases whose gradients are added up for one step of the optimizer
-    clip         largest norm of the gradient of one group, 0 for no limit
-    ema          decay of the running mean of the weights; those means are what is exported
-    memory_mb    what a step may take; the tile of a strategy that has tiles is chosen to fit
-    save_every, validate_every   steps
-    workers      processes that make or read cases ahead; 0: in the loop itself
-    hold         problems kept in memory between epochs
-    loss         relative_l1 or relative_l2; `ssim` of it is added
-    every        weight of the images before the last one
-    init         name or path of weights to begin with; empty: drawn from the seed
-    share        what ranks share: "volumes", each has its own, or "coils": all work on one volume, each on some coils
-    """
-
-    accumulate: int = Field(default=1, ge=1)
-    clip: float = Field(default=1.0, ge=0)
-    ema: float = Field(default=0.99, ge=0, lt=1)
-    memory_mb: int = Field(default=1024, ge=1)
-    save_every: int = Field(default=200, ge=1)
-    validate_every: int = Field(default=500, ge=1)
-    workers: int = Field(default=0, ge=0)
-    hold: int = Field(default=0, ge=0)
-    loss: Literal["relative_l1", "relative_l2"] = "relative_l2"
-    ssim: float = Field(default=0.0, ge=0)
-    every: float = Field(default=0.0, ge=0)
-    share: Literal["volumes", "coils"] = "volumes"
-    init: str = ""
-    seed: int = Field(default=0, ge=0)
 
 
 class Recipe(Strict):
@@ -240,8 +103,8 @@ def read(path: str | Path, changes: list[str] | None = None, size: str | None = 
 def parse(text: str, file: str = "recipe", changes: list[str] | None = None, size: str | None = None) -> Recipe:
     """The recipe of a TOML text."""
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tree = loads(text)
+    except TOMLDecodeError as error:
         raise RecipeError(f"{file}: {error}") from error
     if size is not None:
         sizes = tree.get("sizes", {})
@@ -259,38 +122,6 @@ def parse(text: str, file: str = "recipe", changes: list[str] | None = None, siz
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError("\n".join(explain(e, text, file) for e in error.errors())) from error
-
-
-def value_of(text: str) -> Any:
-    """A TOML value, or the text itself where it is none."""
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def assign(tree: dict[str, Any], key: str, value: Any, file: str) -> None:
-    """Set `a.b.0.c` in nested tables and arrays."""
-    *path, last = key.split(".")
-    node: Any = tree
-    for name in path:
-        if isinstance(node, list):
-            node = node[index_of(node, name, key, file)]
-        else:
-            node = node.setdefault(name, {})
-    if isinstance(node, list):
-        node[index_of(node, last, key, file)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise RecipeError(f"{file}: {key} goes into {node!r}, which is no table")
-
-
-def index_of(node: list[Any], name: str, key: str, file: str) -> int:
-    """A position in an array of tables."""
-    if not name.isdigit() or int(name) >= len(node):
-        raise RecipeError(f"{file}: {key} names entry {name!r} of {len(node)}; they count from 0")
-    return int(name)
 
 
 def check_keys(tree: dict[str, Any], text: str, file: str) -> None:
@@ -320,35 +151,3 @@ def model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The table at a place of the recipe."""
     tables: dict[str, type[BaseModel]] = {"data": Data, "training": Training, "phases": Phase}
     return tables.get(str(loc[0])) if loc else Recipe
-
-
-def nearest(name: str, known: Any) -> str:
-    """`, did you mean ...?` where something is alike."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
-
-
-def line_of(text: str, loc: tuple[int | str, ...]) -> str:
-    """` line N` of a key, or of the nearest table around it; empty where the file does not have it."""
-    table: tuple[int | str, ...] = ()
-    counts: dict[str, int] = {}
-    best, depth = 0, 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := HEADER.match(line):
-            name = header[2]
-            table = tuple(name.split("."))
-            if header[1] == "[[":
-                counts[name] = counts.get(name, -1) + 1
-            if table[0] in counts:
-                table = (table[0], counts[str(table[0])], *table[1:])
-            here = table
-        elif "=" in line and not line.lstrip().startswith("#"):
-            here = (*table, *(part.strip().strip("\"'") for part in line.split("=")[0].split(".")))
-        else:
-            continue
-        if here == loc[: len(here)] and len(here) > depth:
-            best, depth = number, len(here)
-    return f" line {best}" if best else ""

@@ -16,7 +16,7 @@ from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.problem import EmissionProblem, LinearProblem, Problem
 from koosh_models.training.feed import AnyCase
 from koosh_models.training.pet import PetCase, best_map, best_osem
-from koosh_models.training.recipe import Data
+from koosh_models.training.tables import Data
 
 L1_WEIGHTS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Weights of L1-wavelet, of which the best for each case is taken: tuned on the truth, which no user can."""

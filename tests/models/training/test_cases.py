@@ -11,7 +11,7 @@ import torch
 from koosh_models.metrics import psnr
 from koosh_models.training import cases
 from koosh_models.training.feed import Feed, Place, number
-from koosh_models.training.recipe import Data
+from koosh_models.training.tables import Data
 from koosh_models.training.volumes import Source, check_splits, sources_of
 from tests.models.training.small import recipe
 

@@ -15,7 +15,8 @@ from koosh_models.training.estimate import needs
 from koosh_models.training.feed import fetch
 from koosh_models.training.loop import Run
 from koosh_models.training.plan import parts
-from koosh_models.training.recipe import Recipe, RecipeError, read, recipe_path
+from koosh_models.training.recipe import Recipe, read, recipe_path
+from koosh_models.training.toml import RecipeError
 from koosh_models.training.validate import compare
 
 CPU = torch.device("cpu")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from koosh_models.training.plan import parts
-from koosh_models.training.recipe import FOLDER, RecipeError, line_of, parse, read, recipe_path
+from koosh_models.training.recipe import FOLDER, parse, read, recipe_path
+from koosh_models.training.toml import RecipeError, line_of
 from tests.models.training.small import TEXT, recipe
 
 SHIPPED = sorted(FOLDER.glob("*.toml"))
