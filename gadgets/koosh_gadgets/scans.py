@@ -16,17 +16,21 @@ if TYPE_CHECKING:
 def read_scans(path: str | Path, matrix: int = 0) -> Iterator[Scan]:
     """Every volume of an ISMRMRD file (or of a spooled scan), whitened, its trajectory in rad/voxel.
 
+    The phases of a 2D slice come together, as one series.
+
     matrix  voxels along each axis over the encoded field of view; 0: the header's
     """
     from koosh_gadgets.pipeline import Job
     from koosh_gadgets.replay import open_recorded
     from koosh_gadgets.settings import Settings
+    from koosh_gadgets.stages.frames import joined, stacked
     from koosh_gadgets.stages.grid import grid, scan_of
 
     with open_recorded(Path(path)) as (header, items, journal, _):
         job = Job(header, Settings(matrix=matrix), journal)
-        for volume in job.volumes(items):
-            yield scan_of(volume, grid(volume.encoding, matrix), journal)
+        for volumes in joined(job.volumes(items)):
+            scans = [scan_of(volume, grid(volume.encoding, matrix), journal) for volume in volumes]
+            yield stacked(scans) if len(scans) > 1 else scans[0]
 
 
 def write_image(path: str | Path, image: Tensor | np.ndarray, geometry: Geometry) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from koosh_gadgets.cli import main
 from koosh_models import weights
+from koosh_models.training.cases import read_case
 
 SMALL = ["--set", "data.cases=1", "--set", "data.validation_cases=1"]
 
@@ -31,8 +33,27 @@ def test_recorded_scans_train_a_network_that_replay_uses(tmp_path, capsys):
     assert main(["weights", "show", out]) == 0
     assert '"notes": "a test"' in capsys.readouterr().out
     assert weights.read_card(out).name == "net"
-    assert main(["replay", scans[2], "-o", str(tmp_path / "images.h5"), "--weights", out]) == 0
+    dicom = tmp_path / "dicom"
+    assert main(["replay", scans[2], "-o", str(tmp_path / "images.h5"), "--weights", out, "--dicom", str(dicom)]) == 0
     assert (tmp_path / "images.h5").is_file()
+    assert any(pydicom.dcmread(path).Modality == "MR" for path in dicom.rglob("*.dcm"))
+
+
+@pytest.mark.slow
+def test_every_volume_of_a_file_becomes_a_case_and_the_frames_of_a_series_become_one(tmp_path, capsys):
+    cine = ["--anatomy", "cine", "--trajectory", "cine_radial", "--matrix", "24", "--frames", "4", "--coils", "4"]
+    names = [str(tmp_path / f"{name}.h5") for name in ("a", "b")]
+    for seed, name in enumerate(names):
+        assert main(["simulate", name, *cine, "--acceleration", "1", "--seed", str(seed)]) == 0
+    cases = tmp_path / "cases"
+    assert (
+        main(["prepare", *names, "--validation", names[1], "-o", str(cases), "--keep", "0.5", "--iterates", "2"]) == 0
+    )
+    assert "1 training and 1 validation cases" in capsys.readouterr().out
+    case = read_case(cases / "training-00000.safetensors")
+    assert case.target.shape == (4, 24, 24)
+    assert case.iterates is not None
+    assert case.scan.n_frames == 4
 
 
 @pytest.mark.slow

@@ -18,15 +18,17 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("--keep", type=float, default=0.25, metavar="SHARE", help="of the readouts (%(default)s)")
     p.add_argument("--validation", nargs="*", default=[], metavar="IN.h5", help="of these files, to validate on")
     p.add_argument("--matrix", type=int, default=0, help="voxels along each axis; 0: the header's (%(default)s)")
+    p.add_argument("--iterates", type=int, default=0, metavar="N", help="targets of the first N stages: CG iterates")
     p.add_argument("--seed", type=int, default=0, help="of the choice of readouts (%(default)s)")
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One case a volume; the counts that the recipe needs are printed."""
+    """One case a volume or series; the counts that the recipe needs are printed."""
     from koosh_gadgets.scans import read_scans
-    from koosh_models.training.cases import recorded, write_case
+    from koosh_models.training.cases import write_case
     from koosh_models.training.feed import case_file
+    from koosh_models.training.recorded import recorded
 
     files, held = [Path(p) for p in arguments.scans], {Path(p).resolve() for p in arguments.validation}
     if stray := [p for p in held if p not in {f.resolve() for f in files}]:
@@ -39,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path in files:
         split = "validation" if path.resolve() in held else "training"
         for number, scan in enumerate(read_scans(path, arguments.matrix)):
-            case = recorded(scan, arguments.keep, arguments.seed + counts[split], f"{path.stem}-{number}")
+            name, seed = f"{path.stem}-{number}", arguments.seed + counts[split]
+            case = recorded(scan, arguments.keep, seed, name, arguments.iterates)
             write_case(case_file(out, split, counts[split]), case)
             counts[split] += 1
             log.info("%s: %s case, %d coils, R %.1f", case.name, split, scan.n_coils, case.facts["acceleration"])

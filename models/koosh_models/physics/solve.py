@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +32,12 @@ def conjugate_gradient(
     iterations: int = 10,
     tolerance: float = 1e-6,
     independent: int = 0,
+    progress: Callable[[Tensor], None] | None = None,
 ) -> Solution:
     """Solve `normal(x) = b` for a self-adjoint positive operator.
 
     independent  leading axes that number separate systems (coils), each with step sizes of its own
+    progress     is shown each iterate, which the next step overwrites
     """
     axes = tuple(range(independent, b.ndim))
     x = torch.zeros_like(b) if x0 is None else x0.clone()
@@ -52,6 +55,8 @@ def conjugate_gradient(
         rr, before = _dot(r, r, axes), rr
         p = r + torch.where(before > 0, rr / before.clamp_min(torch.finfo(rr.dtype).tiny), torch.zeros_like(rr)) * p
         done += 1
+        if progress is not None:
+            progress(x)
     size = _dot(b, b, axes).sqrt()
     worst = float((rr.sqrt() / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
     return Solution(x, done, worst if bool((size > 0).any()) else 0.0)

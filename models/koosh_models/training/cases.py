@@ -14,18 +14,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from koosh_models.baselines.classical import cg_sense
 from koosh_models.losses import Target
-from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian, robust_scale
+from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian
 from koosh_models.physics.problem import LinearProblem
+from koosh_models.physics.solve import conjugate_gradient
 from koosh_models.reconstruction import calibrate, with_weights
 from koosh_models.scan import Geometry, Scan
+from koosh_models.simulation.imperfections import Imperfections
 from koosh_models.simulation.simulate import simulate
 from koosh_models.simulation.trajectories import Trajectory, trajectory
 from koosh_models.support import box_around, boxed_scan
 from koosh_models.training.tables import Data
 from koosh_models.training.volumes import Source, anatomy, check_splits, rotation, sources_of
-from koosh_models.weights.describe import describe
 
 TURNED = {"radial3d": 3, "ute3d": 3, "cones": 3, "spiral3d": 3, "stack_of_stars": 2, "radial2d": 2, "spiral2d": 2}
 """Families whose trajectory may be turned, and about how many axes."""
@@ -40,6 +40,7 @@ class Case:
     target  what the network should give, (z, y, x) complex64
     mask    where quality is judged, bool
     facts   acceleration, noise, coils, and where it comes from
+    iterates  (stage, z, y, x) what the first stages should give, where that is not the target; None: it is
     """
 
     name: str
@@ -48,10 +49,14 @@ class Case:
     target: Tensor
     mask: Tensor
     facts: dict[str, float | str]
+    iterates: Tensor | None = None
 
     def goal(self, device: torch.device) -> Target:
         """What the strategy trains towards."""
-        return self.target.to(device)
+        target, iterates = self.target.to(device), self.iterates
+        if iterates is None:
+            return target
+        return lambda k: iterates[k - 1].to(device) if k <= len(iterates) else target
 
     def problem(self, device: torch.device | str = "cpu") -> LinearProblem:
         """The measurement as networks and baselines see it."""
@@ -100,41 +105,32 @@ class Case:
             maps=box.cut(self.maps),
             target=box.cut(self.target),
             mask=box.cut(self.mask),
+            iterates=None if self.iterates is None else box.cut(self.iterates),
         )
 
 
 def readouts(scan: Scan, which: Tensor) -> Scan:
-    """The scan of some of its readouts, with density weights of its own."""
+    """The scan of some of its readouts, with density weights of its own.
+
+    which  (readout) indices; of a series (frame, readout), others in each frame
+    """
+    if scan.n_frames is not None:
+        parts = [readouts(scan.frame(k), chosen) for k, chosen in enumerate(which)]
+        weights = torch.stack([part.weights for part in parts if part.weights is not None])
+        kspace, omega = torch.stack([p.kspace for p in parts]), torch.stack([p.omega for p in parts])
+        return replace(scan, kspace=kspace, omega=omega, weights=weights)
     kspace = scan.kspace.reshape(scan.n_coils, -1, scan.readout)[:, which].flatten(1)
     omega = scan.omega.reshape(len(scan.geometry.matrix), -1, scan.readout)[:, which].flatten(1)
     return with_weights(replace(scan, kspace=kspace, omega=omega, weights=None))
 
 
-def recorded(scan: Scan, keep: float, seed: int, name: str) -> Case:
-    """A case made of a fully sampled recording: its CG-SENSE image is the target, `keep` of its readouts the input.
-
-    Kept are readouts at even distances from a random first one, so that a golden order stays even.
-    """
-    if not 0 < keep <= 1 or scan.n_frames is not None:
-        raise ValueError(
-            f"{keep:g} of the readouts of a {'series' if scan.n_frames else 'volume'}; wanted 0 to 1 of a volume"
-        )
-    whole = with_weights(scan)
-    maps = calibrate(whole)
-    dense = maps.maps.coils(0, scan.n_coils)
-    target = cg_sense(non_cartesian(whole, dense)).image
-    count = max(1, round(keep * scan.n_readouts))
-    first = float(np.random.default_rng([seed, 3]).uniform(0, scan.n_readouts / count))
-    which = (first + torch.arange(count, dtype=torch.float64) * scan.n_readouts / count).long() % scan.n_readouts
-    seen = describe(scan)
-    scale = robust_scale(target)
-    part = readouts(scan, torch.unique(which))
-    facts: dict[str, float | str] = {
-        "source": name, "subject": name, "acceleration": seen.acceleration / keep, "coils": float(scan.n_coils),
-        "family": f"{seen.family}-recorded",
-    }  # fmt: skip
-    part = replace(part, kspace=part.kspace / scale)
-    return Case(name, part, dense, (target / scale).contiguous(), maps.mask, facts)
+def first_iterates(problem: LinearProblem, count: int) -> Tensor:
+    """(count, *shape) the first iterates of CG-SENSE, the last one again where it has converged before."""
+    found: list[Tensor] = []
+    conjugate_gradient(
+        problem.normal, problem.b, iterations=count, tolerance=1e-4, progress=lambda x: found.append(x.clone())
+    )
+    return torch.stack((found or [problem.b]) + [found[-1] if found else problem.b] * (count - max(1, len(found))))
 
 
 def gridded(scan: Scan) -> tuple[Tensor, Tensor]:
@@ -185,9 +181,10 @@ def draw(data: Data, split: str, index: int, known: list[Source] | None = None) 
     family = data.trajectory[int(rng.integers(len(data.trajectory)))]
     path = turned(trajectory(family, matrix, speed, int(rng.integers(2**31)), data.frames), rng, data.rotate)
     image = anatomy(source, matrix, rng, data.frames)
+    geometry, seed = Geometry(matrix, tuple(data.fov_mm * n / max(matrix) for n in matrix)), int(rng.integers(2**31))
     made = simulate(
-        image.image, path, mask=image.mask, n_coils=coils, noise=noise, seed=int(rng.integers(2**31)),
-        geometry=Geometry(matrix, tuple(data.fov_mm * n / max(matrix) for n in matrix)),
+        image.image, path, mask=image.mask, n_coils=coils, noise=noise, seed=seed, geometry=geometry,
+        imperfections=imperfections(data, rng),
     )  # fmt: skip
     scan = with_weights(made.scan)
     maps, target = made.maps, made.truth
@@ -199,7 +196,25 @@ def draw(data: Data, split: str, index: int, known: list[Source] | None = None) 
         "source": source.name, "subject": source.subject, "acceleration": float(speed), "noise": noise,
         "coils": float(coils), "sigma": made.sigma, "family": family,
     }  # fmt: skip
-    return Case(f"{source.name}-{index}", scan, maps, target.contiguous(), made.mask, facts)
+    case = Case(f"{source.name}-{index}", scan, maps, target.contiguous(), made.mask, facts)
+    if not data.iterates or split != "training":
+        return case
+    full = trajectory(family, matrix, 1.0, seed, data.frames)
+    clean = simulate(image.image, full, mask=image.mask, maps=made.maps, noise=0.0, seed=seed, geometry=geometry)
+    whole = replace(case, scan=with_weights(clean.scan))
+    return replace(case, iterates=first_iterates(whole.problem(), data.iterates))
+
+
+def imperfections(data: Data, rng: np.random.Generator) -> Imperfections:
+    """What goes wrong in this scan, drawn from the recipe's ranges."""
+    delays = rng.uniform(*data.delays, 3)
+    return Imperfections(
+        off_resonance_hz=float(rng.uniform(*data.off_resonance_hz)),
+        dwell_us=data.dwell_us,
+        delays=(float(delays[0]), float(delays[1]), float(delays[2])),
+        motion_voxels=float(rng.uniform(*data.motion_voxels)),
+        motion_degrees=float(rng.uniform(*data.motion_degrees)),
+    )
 
 
 def chosen(usable: list[Source], share: float, rng: np.random.Generator, index: int, split: str) -> Source:
@@ -231,6 +246,8 @@ def write_case(path: Path, case: Case) -> None:
         "kspace": case.scan.kspace, "omega": case.scan.omega, "weights": case.scan.weights, "maps": case.maps,
         "target": case.target, "mask": case.mask,
     }  # fmt: skip
+    if case.iterates is not None:
+        tensors["iterates"] = case.iterates
     head = {"name": case.name, "facts": case.facts, "readout": case.scan.readout, "fov_mm": case.scan.geometry.fov_mm}
     try:
         save_file({k: t.contiguous() for k, t in tensors.items()}, part, metadata={"case": json.dumps(head)})
@@ -246,4 +263,4 @@ def read_case(path: Path) -> Case:
         t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     geometry = Geometry(tuple(t["maps"].shape[1:]), tuple(head["fov_mm"]))
     scan = Scan(t["kspace"], t["omega"], geometry, head["readout"], t["weights"])
-    return Case(head["name"], scan, t["maps"], t["target"], t["mask"], head["facts"])
+    return Case(head["name"], scan, t["maps"], t["target"], t["mask"], head["facts"], t.get("iterates"))

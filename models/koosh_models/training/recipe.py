@@ -52,6 +52,10 @@ class Recipe(Strict):
         if self.data.pet is not None:
             return self._fitting_pet(self.data.pet)
         dynamic = {"cine_radial", "cine_cartesian"} & set(self.data.trajectory)
+        if dynamic and (self.data.motion_voxels[1] or self.data.motion_degrees[1]):
+            raise ValueError(
+                "data.motion_voxels and data.motion_degrees are for still anatomies; a series moves itself"
+            )
         axes = {len(m) + bool(dynamic) for m in self.data.matrix}
         if axes != {self.network.ndim}:
             raise ValueError(

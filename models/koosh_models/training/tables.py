@@ -34,6 +34,11 @@ class Data(Strict):
     matrix         sizes, one drawn for each case; its longest axis spans fov_mm
     acceleration, noise, coils   lowest and highest; acceleration is drawn evenly on a logarithmic scale
     maps           "estimated" from the scan, as at the scanner, or the "true" ones
+    off_resonance_hz   lowest and highest peak of a smooth field map, at dwell_us from sample to sample
+    delays         lowest and highest delay of each gradient, in samples
+    motion_voxels, motion_degrees   lowest and highest spread of the poses a lying object takes in turn
+    iterates       so many stages are trained towards the first iterates of CG-SENSE of the fully sampled scan without
+                   noise, one each; those behind them towards the truth; 0: all towards the truth
     cases          on disk, made once and used in every epoch; 0: a new one each step
     split          self-supervised: the share of the readouts whose samples are only compared with; 0: truth is known
     pet            PET scans instead, of the label maps in `volumes` and of phantoms; the MRI keys don't count then
@@ -52,6 +57,12 @@ class Data(Strict):
     coils: tuple[int, int] = (4, 12)
     rotate: bool = True
     maps: Literal["estimated", "true"] = "estimated"
+    off_resonance_hz: Interval = (0.0, 0.0)
+    dwell_us: float = Field(default=4.0, gt=0)
+    delays: Interval = (0.0, 0.0)
+    motion_voxels: Interval = (0.0, 0.0)
+    motion_degrees: Interval = (0.0, 0.0)
+    iterates: int = Field(default=0, ge=0)
     cases: int = Field(default=0, ge=0)
     validation_cases: int = Field(default=4, ge=1)
     validation_acceleration: float | None = 12.0
@@ -71,7 +82,7 @@ class Data(Strict):
                 raise ValueError(f"unknown {name!r}{nearest(name, names)}; known: {', '.join(names)}")
         return value
 
-    @field_validator("acceleration", "noise", "coils")
+    @field_validator("acceleration", "noise", "coils", "off_resonance_hz", "delays", "motion_voxels", "motion_degrees")
     @classmethod
     def ordered(cls, value: Interval) -> Interval:
         """Refuse intervals that hold nothing."""

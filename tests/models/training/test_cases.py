@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from koosh_models.metrics import psnr
 from koosh_models.training import cases
 from koosh_models.training.feed import Feed, Place, number
+from koosh_models.training.recorded import recorded
 from koosh_models.training.tables import Data
 from koosh_models.training.volumes import Source, check_splits, sources_of
 from tests.models.training.small import recipe
@@ -45,6 +47,54 @@ def test_a_case_survives_the_disk(tmp_path):
     assert equal(case, back)
     assert back.scan.geometry == case.scan.geometry
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"off_resonance_hz": (800, 800), "dwell_us": 20},
+        {"delays": (0.5, 1.0)},
+        {"motion_voxels": (1, 1)},
+        {"motion_degrees": (4, 4)},
+    ],
+)
+def test_imperfections_change_the_data_and_not_the_truth(what):
+    clean = cases.draw(Data(matrix=((16, 16, 16),), coils=(3, 3), maps="true"), "training", 0)
+    spoilt = cases.draw(Data(matrix=((16, 16, 16),), coils=(3, 3), maps="true", **what), "training", 0)
+    assert torch.equal(clean.target, spoilt.target)
+    assert torch.equal(clean.scan.omega, spoilt.scan.omega)
+    off = (clean.scan.kspace - spoilt.scan.kspace).norm() / clean.scan.kspace.norm()
+    assert 0.01 < off < 1.5
+
+
+@pytest.mark.parametrize("family", ["radial3d", "cartesian3d"])
+def test_iterates_of_the_full_scan_approach_the_truth_stage_by_stage(tmp_path, family):
+    data = Data(matrix=((16, 16, 16),), coils=(3, 3), trajectory=(family,), iterates=4, maps="true")
+    case = cases.draw(data, "training", 0)
+    cases.write_case(tmp_path / "a.safetensors", case)
+    goal = cases.read_case(tmp_path / "a.safetensors").inside().goal(torch.device("cpu"))
+    error = [float((goal(k) - goal(9)).norm() / goal(9).norm()) for k in (1, 2, 3, 4, 5)]
+    if family == "radial3d":  # on a grid the first iterate is the image
+        assert error[0] > error[1] > error[2]
+    assert error[3] < 0.15
+    assert error[4] == 0
+    assert cases.draw(data, "validation", 0).iterates is None
+
+
+def test_a_recorded_series_keeps_other_readouts_in_each_frame(tmp_path):
+    data = Data(trajectory=("cine_radial",), matrix=((24, 24),), frames=4, coils=(4, 4), acceleration=(1, 1))
+    data = data.model_copy(update={"phantoms": ("cine",)})
+    scan = cases.draw(data, "training", 0).scan
+    case = recorded(replace(scan, weights=None), 0.5, 0, "cine", iterates=2)
+    assert case.scan.n_readouts == round(0.5 * scan.n_readouts)
+    assert case.target.shape == case.mask.shape == (4, 24, 24)
+    assert not torch.equal(case.scan.omega[0], case.scan.omega[1])
+    cases.write_case(tmp_path / "a.safetensors", case)
+    back = cases.read_case(tmp_path / "a.safetensors").inside()
+    problem = back.problem()
+    assert problem.shape == back.target.shape == back.goal(torch.device("cpu"))(2).shape
+    gridded = problem.b * (problem.b.conj() * back.target).sum() / problem.b.norm() ** 2
+    assert float((gridded - back.target).norm() / back.target.norm()) < 0.6
 
 
 def test_the_box_of_the_object_keeps_the_measurement():
