@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         log.error("%s", sentence(error), exc_info=arguments.verbose)
         return 1 if getattr(error, "errno", None) in NO_FAULT_OF_INPUT else 2
+    except ImportError as error:  # what is absent has its remedy in the message
+        log.error("%s", sentence(error), exc_info=arguments.verbose)
+        return 1
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130

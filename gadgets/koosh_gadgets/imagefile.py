@@ -16,7 +16,7 @@ from defusedxml.ElementTree import ParseError, fromstring
 from ismrmrd.hdf5 import image_header_dtype
 from numpy.typing import NDArray
 
-from koosh_gadgets.dicom.geometry import DIRECTION_TOLERANCE, Floats, from_affine
+from koosh_gadgets.geometry import DIRECTION_TOLERANCE, Floats, from_affine
 
 if TYPE_CHECKING:  # the module itself would import torch
     from koosh_models.scan import Geometry

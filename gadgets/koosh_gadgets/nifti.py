@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koosh_gadgets.atomic import atomic_file
-from koosh_gadgets.dicom.geometry import Floats, affine_ras, from_affine, matrix3, rotation, voxel3
+from koosh_gadgets.geometry import Floats, affine_ras, from_affine, matrix3, rotation, voxel3
 
 if TYPE_CHECKING:
     from koosh_models.scan import Geometry

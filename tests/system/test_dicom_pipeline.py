@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from koosh_gadgets.dicom.geometry import planes
 from koosh_gadgets.dicom.write import write_series
 from koosh_gadgets.files import open_scan
+from koosh_gadgets.geometry import planes
 from koosh_gadgets.imagefile import read_series, series_of
 from koosh_gadgets.pipeline import Job
 from koosh_gadgets.settings import Settings

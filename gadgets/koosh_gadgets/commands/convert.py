@@ -106,7 +106,7 @@ def write_scan(target: Path, wanted: str, found: Recording) -> None:
 def image_in(source: Path, arguments: argparse.Namespace) -> tuple[np.ndarray, Geometry]:
     """The image that the file holds and where it lies."""
     from koosh_gadgets.convert import archive, bart
-    from koosh_gadgets.dicom.geometry import from_affine
+    from koosh_gadgets.geometry import from_affine
     from koosh_gadgets.nifti import read_nifti
     from koosh_models.scan import Geometry
 

@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from koosh_gadgets.extras import require
+
 BACKENDS = ("finufft", "ducc0", "torchkbnufft", "cufinufft")
 WANTED_GIB, WANTED_DISK_GIB = 4, 10
 CONFIG_FILE, CLOSE = 1, 4  # message ids of the wire
@@ -93,13 +95,13 @@ def backends() -> list[Finding]:
 
 def backend(name: str) -> Finding:
     """One backend, tried."""
-    if importlib.util.find_spec(name) is None:
-        return Finding(name, "warning", "not installed", f"optional: pip install {name}")
     import torch
 
     from koosh_models.physics import engines
     from koosh_models.physics.nufft import Nufft
 
+    if importlib.util.find_spec(name) is None:
+        return Finding(name, "warning", "not installed", f"optional: {engines.install(name)}")
     if not engines.available(name):
         return Finding(name, "warning", "installed, but there is no device for it")
     device = "cuda" if name == "cufinufft" else "cpu"
@@ -182,6 +184,10 @@ def server(address: str, port: int) -> Finding:
 
 def pacs(where: str, called: str, calling: str) -> Finding:
     """A DICOM echo."""
+    try:
+        require("dicom", ("pynetdicom",))
+    except ImportError as error:
+        return Finding("pacs", "fault", f"{where} not asked: {error.name} is not here", str(error))
     from pynetdicom import AE
     from pynetdicom.sop_class import Verification
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from koosh_gadgets.dicom.geometry import Planes, matrix3, planes
 from koosh_gadgets.dicom.metadata import Facts
 from koosh_gadgets.dicom.pixels import Stored, stored
 from koosh_gadgets.dicom.text import cleaned, decimal
 from koosh_gadgets.dicom.uids import derived_uid
+from koosh_gadgets.geometry import Planes, matrix3, planes
 from koosh_gadgets.imagefile import Series
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("finufft", "ducc0", "torchkbnufft", "cufinufft")
+ON_CUDA = ("cufinufft", "torchkbnufft")
 # finufft's and ducc0's low upsampling is the faster one down to this accuracy; beyond it only 2.0 reaches it
 LOW_UPSAMPLING_EPS = {torch.float32: 1e-5, torch.float64: 1e-9}
 
@@ -38,13 +39,18 @@ def available(backend: str) -> bool:
     return backend != "cufinufft" or torch.cuda.is_available()
 
 
+def install(backend: str) -> str:
+    """The command that brings a backend: those of the GPU are an extra."""
+    return "pip install 'koosh[gpu]'" if backend in ON_CUDA else f"pip install {backend}"
+
+
 def choose(device: torch.device) -> str:
     """The backend for a device: a fixed order, so that the same scan gives the same bits twice."""
-    order = ("cufinufft", "torchkbnufft") if device.type == "cuda" else ("finufft", "ducc0", "torchkbnufft")
+    order = ON_CUDA if device.type == "cuda" else ("finufft", "ducc0", "torchkbnufft")
     for backend in order:
         if available(backend):
             return backend
-    raise ImportError(f"no NUFFT backend for {device}: install one of {', '.join(order)} with pip")
+    raise ImportError(f"no NUFFT backend for {device}: {install(order[0])}")
 
 
 class FinufftEngine:
@@ -178,5 +184,5 @@ def build(backend: str, omega: Tensor, matrix: tuple[int, ...], eps: float) -> E
     if backend not in ENGINES:
         raise ValueError(f"unknown NUFFT backend {backend!r}; known: {', '.join(ENGINES)}, auto")
     if not available(backend):
-        raise ImportError(f"the NUFFT backend {backend} is not available here: pip install {backend}, or use another")
+        raise ImportError(f"the NUFFT backend {backend} is not available here: {install(backend)}, or use another")
     return ENGINES[backend](omega.detach(), matrix, eps)

@@ -71,7 +71,7 @@ def tensorboard(folder: Path, first: int) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("tensorboard is not installed: the run is logged to CSV alone")
+        log.info("the run is logged to CSV alone; for TensorBoard too: pip install 'koosh[train]'")
         return None
     return SummaryWriter(str(folder), purge_step=first or None)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from koosh_gadgets.dicom.geometry import planes
 from koosh_gadgets.dicom.write import write_scan, write_series
+from koosh_gadgets.geometry import planes
 from koosh_gadgets.imagefile import Series
 from koosh_models.scan import Geometry
 from tests.gadgets.dicom.samples import META, header, phantom, series
