@@ -37,6 +37,7 @@ from koosh_gadgets.wire.source import SocketReceiver, Source, watch
 from koosh_gadgets.workers import Worker
 
 log = logging.getLogger(__name__)
+QUIET_S = 5.0  # without a whole message: such a scan keeps nobody else from being reconstructed
 RETRIES: tuple[dict[str, str], ...] = (
     {},
     {"method": "gridding"},
@@ -252,6 +253,7 @@ class Client:
         self.output = SocketOutput(sock, limits.send_s)
         self.opening: Opening | None = None
         self.first: list[bytes] = []
+        self.moved, self.ended = self.since, False
 
     def open(self) -> bool:
         """Read up to the header; False where the peer only asked and closed."""
@@ -262,6 +264,10 @@ class Client:
         self.opening = open_stream(Source(io.BytesIO(b"".join(self.first)).readinto), self.limits)
         self.receiver.expect_within(None)
         return self.opening is not None
+
+    def busy(self) -> bool:
+        """Whether its scan is coming in, or has come in and is being reconstructed."""
+        return self.ended or time.monotonic() - self.moved < QUIET_S
 
     @property
     def dialect(self) -> str:
@@ -299,6 +305,7 @@ def pump(client: Client, recording: Recording | None, forward: Callable[[memoryv
     """
     try:
         for number, raw in frames(client.source, client.limits):
+            client.moved = time.monotonic()
             if recording is not None:
                 recording.message(raw)
             if number == ids.CLOSE:
@@ -311,6 +318,8 @@ def pump(client: Client, recording: Recording | None, forward: Callable[[memoryv
             forward(raw)
     except TimedOut as error:
         return str(error)
+    finally:
+        client.ended = True
     return ""
 
 

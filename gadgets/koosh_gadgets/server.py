@@ -42,7 +42,7 @@ class Server:
         self._listener.settimeout(0.2)
         self._lock = threading.Lock()
         self._clients: dict[str, Client] = {}
-        self._live = 0
+        self._live: dict[str, Client | None] = {}  # None: a recording whose client is gone
         self._later: list[tuple[Path, str]] = []
         self._wake = threading.Event()
         self.stopping = threading.Event()
@@ -123,7 +123,7 @@ class Server:
         if recording is not None:
             for raw in client.first:
                 recording.message(raw)
-        live = self._admit()
+        live = self._admit(client, name)
         try:
             if live:
                 self._at_once(client, name, recording)
@@ -131,18 +131,22 @@ class Server:
                 self._queue(client, name, recording)
         finally:
             with self._lock:
-                self._live -= live
+                self._live.pop(name, None)
             self._wake.set()
             if recording is not None:
                 recording.close()
 
-    def _admit(self) -> bool:
+    def _room(self) -> bool:
+        """Whether a further scan may be reconstructed; those that hardly send anything take no place."""
+        return sum(client is None or client.busy() for client in self._live.values()) < self.configuration.scans
+
+    def _admit(self, client: Client, name: str) -> bool:
         """Whether the scan is reconstructed as it comes; a place that is just being left is waited for."""
         until = time.monotonic() + PATIENCE_S
         while True:
             with self._lock:
-                if self._live < self.configuration.scans:
-                    self._live += 1
+                if self._room():
+                    self._live[name] = client
                     return True
             if time.monotonic() > until:
                 return False
@@ -205,9 +209,9 @@ class Server:
             self._wake.wait(0.5)
             self._wake.clear()
             with self._lock:
-                room = self._live < self.configuration.scans and bool(self._later)
-                self._live += room
-                job = self._later.pop(0) if room else None
+                job = self._later.pop(0) if self._later and self._room() else None
+                if job is not None:
+                    self._live[job[0].stem] = None
             if job is None:
                 continue
             try:
@@ -216,7 +220,7 @@ class Server:
                 log.exception("scan %s could not be reconstructed from the spool", job[0].stem)
             finally:
                 with self._lock:
-                    self._live -= 1
+                    self._live.pop(job[0].stem, None)
                 self._wake.set()
 
     def _stop(self) -> None:

@@ -179,6 +179,25 @@ def test_slow_and_silent_peers_hold_up_nobody(server):
     assert results == [True] * 4
 
 
+def test_a_scan_that_stands_still_takes_no_place_of_one_that_moves(tmp_path, monkeypatch):
+    monkeypatch.setattr("koosh_gadgets.relay.QUIET_S", 0.2)
+    with running(tmp_path, scans=1) as server, socket.create_connection(("127.0.0.1", server.port)) as still:
+        stream = scan_stream(name="koosh_gridding")
+        for raw in stream[:20]:
+            still.sendall(raw)
+        assert until(lambda: len(server._live) == 1)
+        time.sleep(0.3)
+        assert served(server)
+        for raw in stream[20:]:
+            still.sendall(raw)
+        from koosh_gadgets.client import Answer
+        from tests.fakes.site import listen
+
+        answer = Answer()
+        listen(still, answer, 60.0)
+        assert len(answer.images) == 16
+
+
 def test_a_worker_that_is_killed_is_replaced_and_the_scan_is_done_again(server):
     stream = scan_stream(name="koosh_gridding")
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
@@ -198,13 +217,14 @@ def test_a_worker_that_is_killed_is_replaced_and_the_scan_is_done_again(server):
     assert pixels(answer.images) == pixels(want)
 
 
-def test_a_scan_beyond_the_queue_is_kept_and_done_later_and_more_connections_are_refused(tmp_path):
+def test_a_scan_beyond_the_queue_is_kept_and_done_later_and_more_connections_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("koosh_gadgets.relay.QUIET_S", 60.0)
     with running(tmp_path, scans=1, connections=3) as server:
         assert served(server)
         first = socket.create_connection(("127.0.0.1", server.port))
         for raw in scan_stream(name="koosh_gridding")[:20]:
             first.sendall(raw)
-        assert until(lambda: server._live == 1)
+        assert until(lambda: len(server._live) == 1)
         answer = exchange(server.port, scan_stream(name="koosh_gridding"))
         assert "queued as" in answer.texts[0]
         name = answer.texts[0].split("queued as ")[1].split(";")[0]
