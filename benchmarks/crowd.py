@@ -1,4 +1,4 @@
-"""What a slow and a silent client cost the others: time from the last readout to the last image of four scans at once."""
+"""What slow and silent clients cost the others: last readout to last image of four scans at once."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.source import Source, from_file
 
+log = logging.getLogger(__name__)
 THIS = command("benchmarks.online")
 
 
@@ -325,7 +326,7 @@ def main() -> None:
     options = parser.parse_args()
     quick = options.quick
     logging.basicConfig(level=logging.WARNING)
-    logging.getLogger(__name__).setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
     logging.getLogger("koosh_gadgets").setLevel(logging.ERROR)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
