@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
-import queue
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import ismrmrd
 import numpy as np
@@ -19,20 +16,22 @@ import numpy as np
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages import calibrate
 from koosh_gadgets.stages.ahead import Ahead
-from koosh_gadgets.stages.buffer import Volume, buffer, label
+from koosh_gadgets.stages.background import in_background
+from koosh_gadgets.stages.buffer import Volume, buffer
 from koosh_gadgets.stages.encoding import Encoding, encodings
 from koosh_gadgets.stages.frames import joined, reconstruct_series, stacked
 from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
 from koosh_gadgets.stages.image import Format, Result, brightness, images
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.known import Known
-from koosh_gadgets.stages.prepared import EPS, Prepared
+from koosh_gadgets.stages.prepared import Prepared
+from koosh_gadgets.stages.provenance import check_size, meta
 from koosh_gadgets.stages.reconstruct import Outcome, calibrated, device_of, gridded, reconstruct, sentence
 from koosh_gadgets.stages.trajectory import APART, with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
 from koosh_gadgets.stages.whiten import whiten
 from koosh_gadgets.wire.header import read_header
-from koosh_gadgets.wire.readouts import BLOCK, Readouts
+from koosh_gadgets.wire.readouts import Readouts
 
 if TYPE_CHECKING:
     from koosh_gadgets.dicom.deliver import Delivery
@@ -41,11 +40,9 @@ if TYPE_CHECKING:
     from koosh_models.scan import Scan
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 Turn = Callable[[], contextlib.AbstractContextManager[object]]
 BASELINE_SERIES, PREVIEW_SERIES = 20, 90
-WEIGHTS = ("koosh_weights", "koosh_weights_sha256")  # facts of the network's own images only
-FEWEST_VOLUMES = 6  # complex volumes that gridding with coil maps holds at a time
+LATERAL = ("HFDR", "HFDL", "FFDR", "FFDL")  # patient positions
 
 
 @dataclass(eq=False)
@@ -94,7 +91,8 @@ class Job:
         on_cpu = self.device == "cpu" or device_of(self.device).type == "cpu"
         expected = Ahead.of(self.spaces, self.settings, self.journal, self.known) if on_cpu else None
         try:
-            for volumes in joined(in_background(self.volumes(items, expected), depth)):
+            solid = self.settings.method == "llr"
+            for volumes in joined(in_background(self.volumes(items, expected), depth), solid):
                 yield from self.reconstructed(volumes, expected)
         finally:
             if expected is not None:
@@ -123,6 +121,8 @@ class Job:
                 outcomes = self._frames(volumes, place)
             else:
                 outcomes = [(volumes[0], *o) for o in self._outcomes(volumes[0], place, expected)]
+            if self.settings.even:
+                outcomes = self._evened(outcomes)
         top = brightness(np.abs(np.stack([o.volume.cpu().numpy() for _, o, _, _ in outcomes]))) if volumes[1:] else 0.0
         with self.journal.timed("images"):
             for volume, outcome, scan, series in outcomes:
@@ -133,20 +133,51 @@ class Job:
 
     def _frames(self, volumes: tuple[Volume, ...], place: Grid) -> list[tuple[Volume, Outcome, Scan, int]]:
         """The frames of a series, reconstructed together."""
-        with self.journal.timed("grid"):
-            scans = [scan_of(volume, place, self.journal).to(device_of(self.device)) for volume in volumes]
+        scans = [self._scan(volume, place) for volume in volumes]
         if self.settings.gating or any(scan.weights is not None for scan in scans):
             self.journal.note("the frames are reconstructed one by one: they are gated, or reach beyond the grid")
             return [(v, *o) for v in volumes for o in self._outcomes(v, place, None)]
-        whole = reconstruct_series(stacked(scans), self.settings, self.journal)
-        parts = [dataclasses.replace(whole, volume=whole.volume[k]) for k in range(len(volumes))]
-        return [(v, o, s, 1) for v, o, s in zip(volumes, parts, scans, strict=True)]
+        series = stacked(scans)
+        found = [(reconstruct_series(series, self.settings, self.journal), 1)]
+        if self.settings.baseline and found[0][0].method == "unrolled":
+            classical = dataclasses.replace(self.settings, method="llr")
+            found.append((reconstruct_series(series, classical, self.journal), BASELINE_SERIES))
+        return [
+            (volume, dataclasses.replace(whole, volume=whole.volume[k]), scan, number)
+            for whole, number in found
+            for k, (volume, scan) in enumerate(zip(volumes, scans, strict=True))
+        ]
+
+    def _scan(self, volume: Volume, place: Grid) -> Scan:
+        """The volume's data on its grid, on the trajectory that the gradients played."""
+        with self.journal.timed("grid"):
+            scan = scan_of(volume, place, self.journal)
+        if self.settings.girf:
+            position = self.parsed.measurementInformation
+            lateral = position is not None and str(position.patientPosition.value) in LATERAL
+            dwell = float(volume.heads["sample_time_us"][0])
+            scan = calibrate.played(scan, dwell, lateral, self.settings, self.journal)
+        return scan.to(device_of(self.device))
+
+    def _evened(self, outcomes: list[tuple[Volume, Outcome, Scan, int]]) -> list[tuple[Volume, Outcome, Scan, int]]:
+        """The images without the shading that their coils leave: one shading for all of them, of the first series."""
+        first = [outcome.volume for _, outcome, _, series in outcomes if series == outcomes[0][3]]
+        try:
+            with self.journal.timed("brightness"):
+                shading = calibrate.shading(first)
+        except (ValueError, RuntimeError) as error:
+            self.journal.note(f"the coils' shading could not be estimated: {sentence(error)}")
+            return outcomes
+        self.journal.note("the coils' shading was estimated from the image and divided out", logging.INFO)
+        return [
+            (volume, dataclasses.replace(outcome, volume=calibrate.evened(outcome.volume, shading)), scan, series)
+            for volume, outcome, scan, series in outcomes
+        ]
 
     def _outcomes(self, volume: Volume, place: Grid, expected: Ahead | None) -> list[tuple[Outcome, Scan, int]]:
         """What is made of a volume: its reconstruction, and the baseline where that is asked for."""
         settings, journal = self.settings, self.journal
-        with journal.timed("grid"):
-            scan = scan_of(volume, place, journal).to(device_of(self.device))
+        scan = self._scan(volume, place)
         numbers = volume.heads["scan_counter"].astype("int64")[: scan.n_readouts] - (self.first_counter or 0)
         expected = expected if expected is not None and expected.matches(scan) else None
         beyond = scan.weights is not None
@@ -200,7 +231,7 @@ class Job:
             first=first,
             series=number,
             name=f"{self.settings.series} {outcome.method}{what}",
-            meta=self._meta(volume, outcome, scan),
+            meta=meta(volume, outcome, scan, self.settings.method, self.device, self.journal),
         )
 
     def _series(self, volume: Volume, series: int, position: tuple[float, float, float]) -> int:
@@ -213,45 +244,6 @@ class Job:
             self.journal.note("several slices carry the same position: each goes into a series of its own")
         return series + 5 * int(volume.key[0]) + offset
 
-    def _meta(self, volume: Volume, outcome: Outcome, scan: Scan) -> dict[str, str]:
-        """Provenance: only what does not change from run to run belongs to the pixels, the rest is for readers."""
-        journal = self.journal
-        n = volume.data.shape[1]
-        found = {
-            "koosh_method": outcome.method,
-            "koosh_asked": self.settings.method,
-            "koosh_volume": label(volume.key),
-            "koosh_readouts": f"{n} of {volume.expected}" if volume.expected is not None else str(n),
-            "koosh_complete": str(not (volume.missing or journal.truncated or volume.preview)).lower(),
-            "koosh_notes": "; ".join(journal.notes),
-            "koosh_seconds": journal.times(),
-            "koosh_plan": plan(self.device),
-            "koosh_acceleration": acceleration(scan),
-            **{k: v for k, v in journal.facts.items() if outcome.method == "unrolled" or k not in WEIGHTS},
-        }
-        if outcome.reason:
-            found["koosh_fallback"] = outcome.reason
-        if journal.truncated:
-            found["koosh_truncated"] = journal.truncated
-        return found
-
-
-def acceleration(scan: Scan) -> str:
-    """R as a reader of the image wants it, in three digits."""
-    from koosh_models.weights.describe import describe
-
-    return f"{describe(scan).acceleration:.3g}"
-
-
-def check_size(place: Grid, memory: int) -> None:
-    """Refuse a matrix that even the simplest method could not hold."""
-    needed = 8 * FEWEST_VOLUMES * math.prod(int(n) for n in place.matrix) >> 20
-    if needed > memory:
-        raise ValueError(
-            f"the matrix {'x'.join(str(int(n)) for n in place.matrix)} needs at least {needed} MiB, {memory} MiB are "
-            "allowed: choose a smaller `matrix`, raise `memory`, or correct the header's matrixSize"
-        )
-
 
 def free_memory() -> int:
     """MiB that can still be had; plenty where the system does not say."""
@@ -260,17 +252,6 @@ def free_memory() -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) >> 10
     except (OSError, StopIteration):
         return 1 << 20
-
-
-def plan(device: str) -> str:
-    """What the bits of the image depend on beside data and settings."""
-    import torch
-
-    from koosh_models.physics import engines
-
-    where = device_of(device)
-    threads = torch.get_num_threads()
-    return f"{where}, {engines.choose(where)}, eps {EPS:g}, coil groups of 4, {threads} threads, blocks of {BLOCK}"
 
 
 def shown(items: Iterable[object], expected: Ahead) -> Iterator[object]:
@@ -286,39 +267,3 @@ def noise_bandwidth(header: ismrmrd.xsd.ismrmrdHeader) -> float:
     system = header.acquisitionSystemInformation
     value = getattr(system, "relativeReceiverNoiseBandwidth", None)
     return float(value) if value and 0 < value <= 1 else 1.0
-
-
-def in_background(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, made by a thread; at most `depth` wait (0: any number)."""
-    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(kind: str, value: T | BaseException | None) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((kind, value), timeout=0.2)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stopped.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:  # handed to whoever waits for the items
-            put("error", error)
-
-    thread = threading.Thread(target=work, name="koosh-read", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                assert isinstance(value, BaseException)
-                raise value
-            yield value  # type: ignore[misc]
-    finally:
-        stopped.set()

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-METHODS = ("unrolled", "l1", "cg", "gridding")
+METHODS = ("unrolled", "llr", "l1", "cg", "gridding")
 UNITS = ("auto", "cycles/voxel", "cycles/FOV", "1/m", "rad/m", "rad/voxel")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-PATHS = ("weights", "trajectory_file", "dicom", "gating")  # what the wire may only name, never locate
+PATHS = ("weights", "trajectory_file", "dicom", "gating", "girf")  # what the wire may only name, never locate
 
 
 def setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -37,10 +37,12 @@ class Settings:
     trajectory_file: str = setting("", "trajectory for readouts that carry none: ISMRMRD, .npz or Pulseq .seq")
     trajectory_unit: str = setting("auto", "unit of the trajectory", UNITS)
     delays: str = setting("0", "gradient delays x,y,z in samples, auto: estimated from the scan, 0: none")
+    girf: str = setting("", "the gradients' impulse response (JSON), by which trajectories are corrected")
     gating: str = setting("", "file of one weight per readout (.npz, key `weights`); empty: every readout counts")
     noise_adjusted: bool = setting(False, "an earlier gadget has whitened the data")
     preview: bool = setting(False, "send gridded previews while the scan runs")
     baseline: bool = setting(False, "send a second series: the best classical method beside the network's")
+    even: bool = setting(False, "divide out the shading that the coils leave in the image")
     phase: bool = setting(False, "send phase images as well")
     complex: bool = setting(False, "send complex images as well")
     layout: str = setting("slices", "2D images, one 3D image, or both", ("slices", "volume", "both"))
@@ -64,6 +66,13 @@ class Folders:
     trajectory_file: Path | None = None
     dicom: Path | None = None
     gating: Path | None = None
+    girf: Path | None = None
+
+
+def ladder(method: str, series: bool = False) -> tuple[str, ...]:
+    """The method asked for and those that stand in for it, best first; `llr` only where there is a series."""
+    steps = METHODS[METHODS.index(method) :]
+    return steps if series or method == "llr" else tuple(step for step in steps if step != "llr")
 
 
 def names() -> list[str]:

@@ -41,3 +41,28 @@ def test_frames_of_unlike_size_are_reconstructed_one_by_one(cine):
     images = list(Job(xml, Settings(method="cg")).images(readouts[:-1]))
     assert [im.phase for im in images] == [0, 1, 2, 3]
     assert images[-1].meta["koosh_complete"] == "false"
+
+
+def test_a_series_is_reconstructed_as_a_whole_by_locally_low_rank(cine):
+    xml, items, truth = cine
+    images = list(Job(xml, Settings(method="llr")).images(items))
+    assert {im.meta["koosh_method"] for im in images} == {"llr"}
+    got = np.stack([im.data[0, 0] for im in images]).astype(float)
+    for frame, wanted in zip(got, truth, strict=True):
+        assert np.corrcoef(frame.ravel(), wanted.ravel())[0, 1] > 0.9
+
+
+def test_a_series_beyond_the_memory_budget_is_reconstructed_frame_by_frame(cine):
+    xml, items, _ = cine
+    (image, *_) = list(Job(xml, Settings(method="llr", memory=1)).images(items))
+    assert image.meta["koosh_method"] == "l1"
+    assert "MiB allowed" in image.meta["koosh_fallback"]
+
+
+def test_locally_low_rank_asks_for_a_series():
+    from tests.fakes.runs import run
+    from tests.fakes.streams import header_xml, point_scan
+
+    images, _ = run(point_scan(spokes=200, noise=0.001), header_xml(spokes=200), method="llr")
+    assert images[0].meta["koosh_method"] == "l1"
+    assert "needs the phases of a series" in images[0].meta["koosh_fallback"]

@@ -67,7 +67,7 @@ class Ahead:
 
         known  filled by the trajectory stage with what it has read or computed
         """
-        plain = settings.delays.strip() in ("", "0") and not settings.coils and not settings.gating
+        plain = settings.delays.strip() in ("", "0") and not (settings.coils or settings.gating or settings.girf)
         if len(spaces) != 1 or not plain or spaces[0].cartesian or spaces[0].phases > 1:
             return None
         return cls(spaces[0], settings, journal, known)

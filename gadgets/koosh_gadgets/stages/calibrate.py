@@ -14,6 +14,9 @@ from koosh_gadgets.stages.ahead import Ahead
 from koosh_gadgets.stages.journal import Journal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from koosh_models.calibration.girf import Response
     from koosh_models.calibration.maps import CoilMaps
     from koosh_models.scan import Scan
 
@@ -66,6 +69,42 @@ def maps_of(scan: Scan, journal: Journal) -> CoilMaps:
         return calibrate(scan)
 
 
+def played(scan: Scan, dwell_us: float, lateral: bool, settings: Settings, journal: Journal) -> Scan:
+    """The scan on the trajectory that its gradients play, by the impulse response that the settings name.
+
+    lateral  the patient lies on a side, so that the gradients' x is the patient's y
+    """
+    from koosh_models.calibration import girf
+
+    if not dwell_us > 0:
+        raise ValueError(f"sample_time_us is {dwell_us:g}: the impulse response of the gradients needs the dwell time")
+    path = Path(settings.girf)
+    if not path.is_file():
+        raise ValueError(f"the impulse response file {path.name} does not exist")
+    with journal.timed("impulse response"):
+        omega = played_path(scan, dwell_us, girf.load(path), lateral)
+    moved = float((omega - scan.omega).abs().max())
+    journal.note(f"the trajectory was corrected by the gradients' impulse response, up to {moved:.3g} rad/voxel",
+                 logging.INFO)  # fmt: skip
+    return replace(scan, omega=omega)
+
+
+def played_path(scan: Scan, dwell_us: float, response: Response, lateral: bool) -> Tensor:
+    """(axis, sample) rad/voxel in the scan's own voxels, whatever their shape and the slab's orientation."""
+    import torch
+
+    from koosh_models.calibration import girf
+
+    place = scan.geometry
+    turn = torch.tensor([place.slice_dir, place.phase_dir, place.read_dir], dtype=torch.float64).flip(1)
+    if lateral:
+        turn = turn[:, [0, 2, 1]]
+    voxel = torch.tensor(place.voxel_mm, dtype=scan.omega.dtype)[:, None]
+    even = voxel.min() / voxel  # from these voxels to cubes of the smallest side
+    path = girf.played(scan.omega.cpu() * even, scan.readout, dwell_us, response, turn) / even
+    return path.clamp(-torch.pi, torch.pi).to(scan.omega)
+
+
 def without_delays(scan: Scan, journal: Journal) -> Scan:
     """The weighted scan on the trajectory that its gradients really drew, its density weights to be found anew."""
     from koosh_models.calibration.delays import corrected, estimate
@@ -82,3 +121,20 @@ def without_delays(scan: Scan, journal: Journal) -> Scan:
     journal.facts["koosh_delays"] = delays
     journal.note(f"gradient delays of {delays} samples (x, y, z) were corrected", logging.INFO)
     return replace(scan, omega=moved, weights=None)
+
+
+def shading(images: list[Tensor]) -> Tensor:
+    """Smooth positive factor, (z, y, x) or (y, x), that the coils leave in images of one place."""
+    import torch
+
+    from koosh_models.calibration.intensity import bias_estimate
+
+    magnitude = torch.stack([image.abs() for image in images]).mean(0)
+    return bias_estimate(magnitude, magnitude > 0)
+
+
+def evened(image: Tensor, shade: Tensor) -> Tensor:
+    """The image with its shading divided out."""
+    from koosh_models.calibration.intensity import evened as even
+
+    return even(image, shade)

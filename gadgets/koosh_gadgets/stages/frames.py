@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from koosh_gadgets.settings import METHODS, Settings
+from koosh_gadgets.settings import Settings, ladder
 from koosh_gadgets.stages.buffer import Volume
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.network import Unable, chosen
-from koosh_gadgets.stages.reconstruct import Outcome, sentence
+from koosh_gadgets.stages.reconstruct import Outcome, bytes_needed, sentence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 PHASE = 3  # place of the phase in a volume's key
 
 
-def joined(volumes: Iterable[Volume]) -> Iterator[tuple[Volume, ...]]:
-    """Volumes one by one, the phases of a 2D slice together once all have come (or the scan has ended)."""
+def joined(volumes: Iterable[Volume], solid: bool = False) -> Iterator[tuple[Volume, ...]]:
+    """Volumes one by one, the phases of a slice together once all have come (or the scan has ended).
+
+    solid  the phases of 3D volumes as well, which takes as many times the memory
+    """
     waiting: dict[tuple[int, ...], list[Volume]] = {}
     for volume in volumes:
         phases = volume.encoding.phases
-        if volume.preview or phases < 2 or volume.encoding.n_axes != 2:
+        if volume.preview or phases < 2 or (volume.encoding.n_axes != 2 and not solid):
             yield (volume,)
             continue
         rest = (*volume.key[:PHASE], *volume.key[PHASE + 1 :])
@@ -59,7 +62,7 @@ def stacked(scans: list[Scan]) -> Scan:
 
 
 def reconstruct_series(scan: Scan, settings: Settings, journal: Journal) -> Outcome:
-    """(frame, y, x) by the first method of the ladder that succeeds."""
+    """(frame, y, x) or (frame, z, y, x) by the first method of the ladder that succeeds."""
     import torch
 
     from koosh_models.reconstruction import calibrate, with_weights
@@ -69,7 +72,7 @@ def reconstruct_series(scan: Scan, settings: Settings, journal: Journal) -> Outc
     with journal.timed("coil maps"):
         maps = calibrate(scan)
     reasons: list[str] = []
-    for method in METHODS[METHODS.index(settings.method) :]:
+    for method in ladder(settings.method, series=True):
         try:
             with journal.timed(f"solve {method}"), torch.no_grad():
                 volume = solved(scan, maps, method, settings, journal)
@@ -85,11 +88,15 @@ def reconstruct_series(scan: Scan, settings: Settings, journal: Journal) -> Outc
 
 
 def solved(scan: Scan, maps: CoilMaps, method: str, settings: Settings, journal: Journal) -> Tensor:
-    """The series by one method: a network sees all frames at once, the others one by one."""
+    """The series by one method: a network and `llr` see all frames at once, the others one by one."""
     from koosh_models.physics.mri import dynamic
     from koosh_models.reconstruction import reconstruct, unrolled
     from koosh_models.support import box_around, boxed_maps, boxed_scan
 
+    together = (scan.n_frames or 1) if method in ("unrolled", "llr") else 1
+    needed = together * bytes_needed(scan.frame(0), "l1")
+    if settings.memory and needed > settings.memory << 20:
+        raise Unable(f"{needed >> 20} MiB of memory needed, {settings.memory} MiB allowed")
     if method != "unrolled":
         return reconstruct(scan, method, maps).volume
     network, card = chosen(scan, settings)

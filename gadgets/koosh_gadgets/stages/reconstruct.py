@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from koosh_gadgets.settings import METHODS, Settings
+from koosh_gadgets.settings import Settings, ladder
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.network import Unable
 from koosh_gadgets.stages.prepared import EPS, Prepared
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from koosh_models.support import Box
 
 log = logging.getLogger(__name__)
-APPLICATIONS = {"unrolled": 60, "l1": 38, "cg": 10, "gridding": 0}  # of the normal operator, for time estimates
+# of the normal operator, for time estimates
+APPLICATIONS = {"unrolled": 60, "llr": 55, "l1": 38, "cg": 10, "gridding": 0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outc
     """The volume by the first method of the ladder, from the one asked for down to gridding, that succeeds."""
     reasons: list[str] = []
     on_gpu = ready.scan.kspace.device.type != "cpu"
-    for method, on_cpu in product(METHODS[METHODS.index(settings.method) :], (False, True) if on_gpu else (False,)):
+    for method, on_cpu in product(ladder(settings.method), (False, True) if on_gpu else (False,)):
         try:
             if on_cpu and ready.scan.kspace.device.type != "cpu":
                 if not out_of_memory(reasons):
@@ -142,6 +143,8 @@ def attempt(ready: Calibrated, method: str, settings: Settings, journal: Journal
     with journal.timed(f"solve {method}"), torch.no_grad():
         if ready.problem is None and method != "gridding":
             raise Unable("there are no coil maps" if ready.maps is None else "its problem was not set up")
+        if method == "llr":
+            raise Unable("it needs the phases of a series, and this is a single volume")
         if ready.problem is None:
             volume = gridded(ready)
         else:
@@ -204,7 +207,7 @@ def bytes_needed(scan: Scan, method: str) -> int:
     for n in scan.geometry.matrix:
         voxels *= n
     samples = int(scan.omega.shape[-1])
-    volumes = {"gridding": 8, "cg": 24, "l1": 32, "unrolled": 64}[method]
+    volumes = {"gridding": 8, "cg": 24, "l1": 32, "llr": 32, "unrolled": 64}[method]
     return 8 * (volumes * voxels + 6 * samples)
 
 

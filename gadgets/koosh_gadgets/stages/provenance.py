@@ -1,0 +1,69 @@
+"""What the images of a volume say about themselves beside their pixels, and whether they can be made at all."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from koosh_gadgets.stages.buffer import Volume, label
+from koosh_gadgets.stages.grid import Grid
+from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.stages.prepared import EPS
+from koosh_gadgets.stages.reconstruct import Outcome, device_of
+from koosh_gadgets.wire.readouts import BLOCK
+
+if TYPE_CHECKING:
+    from koosh_models.scan import Scan
+
+WEIGHTS = ("koosh_weights", "koosh_weights_sha256")  # facts of the network's own images only
+FEWEST_VOLUMES = 6  # complex volumes that gridding with coil maps holds at a time
+
+
+def meta(volume: Volume, outcome: Outcome, scan: Scan, asked: str, device: str, journal: Journal) -> dict[str, str]:
+    """Provenance: only what does not change from run to run belongs to the pixels, the rest is for readers."""
+    n = volume.data.shape[1]
+    found = {
+        "koosh_method": outcome.method,
+        "koosh_asked": asked,
+        "koosh_volume": label(volume.key),
+        "koosh_readouts": f"{n} of {volume.expected}" if volume.expected is not None else str(n),
+        "koosh_complete": str(not (volume.missing or journal.truncated or volume.preview)).lower(),
+        "koosh_notes": "; ".join(journal.notes),
+        "koosh_seconds": journal.times(),
+        "koosh_plan": plan(device),
+        "koosh_acceleration": acceleration(scan),
+        **{k: v for k, v in journal.facts.items() if outcome.method == "unrolled" or k not in WEIGHTS},
+    }
+    if outcome.reason:
+        found["koosh_fallback"] = outcome.reason
+    if journal.truncated:
+        found["koosh_truncated"] = journal.truncated
+    return found
+
+
+def acceleration(scan: Scan) -> str:
+    """R as a reader of the image wants it, in three digits."""
+    from koosh_models.weights.describe import describe
+
+    return f"{describe(scan).acceleration:.3g}"
+
+
+def plan(device: str) -> str:
+    """What the bits of the image depend on beside data and settings."""
+    import torch
+
+    from koosh_models.physics import engines
+
+    where = device_of(device)
+    threads = torch.get_num_threads()
+    return f"{where}, {engines.choose(where)}, eps {EPS:g}, coil groups of 4, {threads} threads, blocks of {BLOCK}"
+
+
+def check_size(place: Grid, memory: int) -> None:
+    """Refuse a matrix that even the simplest method could not hold."""
+    needed = 8 * FEWEST_VOLUMES * math.prod(int(n) for n in place.matrix) >> 20
+    if needed > memory:
+        raise ValueError(
+            f"the matrix {'x'.join(str(int(n)) for n in place.matrix)} needs at least {needed} MiB, {memory} MiB are "
+            "allowed: choose a smaller `matrix`, raise `memory`, or correct the header's matrixSize"
+        )
