@@ -26,7 +26,15 @@ from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.known import Known
 from koosh_gadgets.stages.prepared import Prepared
 from koosh_gadgets.stages.provenance import check_size, meta
-from koosh_gadgets.stages.reconstruct import Outcome, calibrated, device_of, gridded, reconstruct, sentence
+from koosh_gadgets.stages.reconstruct import (
+    Outcome,
+    calibrated,
+    device_of,
+    gridded,
+    reconstruct,
+    sentence,
+    with_residual,
+)
 from koosh_gadgets.stages.trajectory import APART, with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
 from koosh_gadgets.stages.whiten import whiten
@@ -196,6 +204,8 @@ class Job:
         if settings.baseline and outcome.method == "unrolled":
             classical = reconstruct(ready, dataclasses.replace(settings, method="l1"), journal)
             found.append((classical, scan, BASELINE_SERIES))
+        if settings.residual:
+            return [(with_residual(o, ready, journal), scan, series) for o, scan, series in found]
         return found
 
     def _prepared(self, scan: Scan, expected: Ahead | None) -> Prepared | None:

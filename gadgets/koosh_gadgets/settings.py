@@ -45,6 +45,7 @@ class Settings:
     even: bool = setting(False, "divide out the shading that the coils leave in the image")
     phase: bool = setting(False, "send phase images as well")
     complex: bool = setting(False, "send complex images as well")
+    residual: bool = setting(False, "measure how far the image is from the data, shell by shell of k-space")
     layout: str = setting("slices", "2D images, one 3D image, or both", ("slices", "volume", "both"))
 
     def __post_init__(self) -> None:

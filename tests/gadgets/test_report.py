@@ -8,7 +8,8 @@ import pytest
 from koosh_gadgets.cli import main
 from koosh_gadgets.convert import mrd
 from koosh_gadgets.report import pictures
-from koosh_gadgets.report.page import Content, Shown, page
+from koosh_gadgets.report.content import Content, Shown
+from koosh_gadgets.report.page import page
 from koosh_models.scan import Geometry
 
 
@@ -113,3 +114,47 @@ def test_a_file_without_images_exits_with_2_and_leaves_nothing(made, caplog):
     assert main(["report", str(made / "s.h5"), "-o", str(made / "r.html")]) == 2
     assert "holds no images" in caplog.text
     assert not (made / "r.html").exists()
+
+
+def test_a_replayed_scan_is_shown_beside_another_method_with_residual_and_times(made):
+    images, out = str(made / "g.h5"), made / "r.html"
+    words = ["replay", str(made / "s.h5"), "-o", images, "--method", "gridding", "--report", str(out)]
+    assert main(words) == 0
+    page = out.read_text()
+    for words in (
+        "koosh gridding, axial",
+        "koosh cg, axial",
+        "Residual in k-space",
+        "noise alone",
+        "solve cg",
+        "MiB at",
+    ):
+        assert words in page
+    gridding, cg = (float(x) for x in re.findall(r"residual of all samples</th><td>([\d.]+)<", page))
+    assert cg < 0.5 * gridding
+
+
+def test_times_are_taken_from_the_images_and_nonsense_in_their_place_is_left_out():
+    from koosh_gadgets.imagefile import Series
+    from koosh_gadgets.report.gather import shown_series
+
+    place = Geometry((4, 4, 4), (4.0, 4.0, 4.0))
+    meta = {"koosh_seconds": "coil maps 0.50+1.25 s, solve l1 0.00+7.00 s", "koosh_residual_shells": "0.1 nan 0.3"}
+    one = shown_series(Series(np.ones((4, 4, 4)), place, meta), None)
+    assert one.times == [("coil maps", 0.5, 1.25), ("solve l1", 0.0, 7.0)]
+    assert one.residual[::2] == [0.1, 0.3]
+    odd = {"koosh_seconds": "<b>", "koosh_residual_shells": "a b", "koosh_weights": "nobody's"}
+    one = shown_series(Series(np.ones((4, 4, 4)), place, odd), None)
+    assert (one.times, one.residual) == ([], [])
+    assert "not among the weights here" in one.card["card"]
+
+
+def test_the_card_of_the_packaged_weights_is_shown_only_where_they_are_the_same():
+    from koosh_gadgets.report.gather import card_of
+    from koosh_models.weights import names, read_card
+
+    card = read_card(names()[0])
+    same = card_of({"koosh_weights": card.name, "koosh_weights_sha256": card.sha256})
+    assert same["name"] == card.name
+    assert "radial" in same["trained on"]
+    assert "are others" in card_of({"koosh_weights": card.name, "koosh_weights_sha256": "0"})["card"]

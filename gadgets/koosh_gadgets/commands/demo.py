@@ -116,7 +116,7 @@ def streamed(out: Path, port: int, method: str) -> tuple[Path, str]:
     began = time.perf_counter()
     with open_scan(out / "scan.h5") as scan:
         request = Request("127.0.0.1", port, "koosh_3d.xml", wait_s=600.0, retry_s=30.0)
-        answer = send_scan(request, scan.xml, scan.items(), json.dumps({"method": method}))
+        answer = send_scan(request, scan.xml, scan.items(), json.dumps({"method": method, "residual": "true"}))
         write_images(out / f"{method}.h5", answer.images, scan.xml)
     told(f"streamed the scan, reconstructed by {by(answer.images[0].meta)}", out / f"{method}.h5", began)
     return out / f"{method}.h5", str(answer.images[0].meta.get("koosh_method", method))

@@ -20,7 +20,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument(
         "--wait", type=float, default=3600.0, metavar="S", help="longest silence of the server (%(default)s)"
     )
-    p.add_argument("--report", metavar="FILE.html", help="also one page with the images and what is known of them")
+    p.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="also one page, classical images beside them",
+    )
     parameters.add_arguments(p)
     p.set_defaults(run=run)
 
@@ -30,14 +34,25 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report and arguments.out == "-":
         raise ValueError("a report is made from an image file; name one with -o")
     from koosh_gadgets.replay import reconstruct
-    from koosh_gadgets.spool import is_recording
 
+    if arguments.report and arguments.residual is None and not arguments.address:
+        arguments.residual = True
     code = reconstruct(arguments)
     if arguments.report and code == 0:
-        from koosh_gadgets.report.gather import gathered
-        from koosh_gadgets.report.page import write_report
-
-        scan = Path(arguments.scan)
-        known = scan if scan.is_file() and not is_recording(scan) else None
-        write_report(arguments.report, gathered(scan.name, known, [Path(arguments.out)], None))
+        report(arguments)
     return code
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """One page on the images just made, beside the classical methods on the same scan."""
+    from koosh_gadgets.imagefile import read_series
+    from koosh_gadgets.report.compare import compared
+    from koosh_gadgets.report.gather import gathered
+    from koosh_gadgets.report.page import write_report
+    from koosh_gadgets.spool import is_recording
+
+    scan, made = Path(arguments.scan), Path(arguments.out)
+    here = scan.is_file()
+    others = compared(scan, parameters.from_arguments(arguments), read_series(made)) if here else []
+    known = scan if here and not is_recording(scan) else None
+    write_report(arguments.report, gathered(scan.name, known, [made], None, others))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,17 @@ from koosh_gadgets import units
 from koosh_gadgets.convert.recording import SERIES, Recording, read_recording
 from koosh_gadgets.files import open_scan
 from koosh_gadgets.imagefile import Series, read_series
-from koosh_gadgets.report.page import Content, Measured, Shown
+from koosh_gadgets.report.content import Content, Measured, Shown
 from koosh_gadgets.survey import kinds, survey
 
 NAMES = {
-    "koosh_method": "method", "koosh_asked": "asked for", "koosh_weights": "weights", "koosh_readouts": "readouts",
-    "koosh_complete": "complete", "koosh_notes": "notes", "koosh_seconds": "seconds before + after the last readout",
-    "koosh_trajectory_unit": "trajectory unit",
+    "koosh_method": "method", "koosh_asked": "asked for", "koosh_fallback": "why not what was asked for",
+    "koosh_weights": "weights", "koosh_weights_sha256": "sha256 of the weights", "koosh_readouts": "readouts",
+    "koosh_complete": "complete", "koosh_acceleration": "acceleration", "koosh_notes": "notes",
+    "koosh_trajectory_unit": "trajectory unit", "koosh_residual": "residual of all samples",
+    "koosh_memory": "memory", "koosh_plan": "plan",
 }  # fmt: skip
-
+TIME = re.compile(r"([^,]+?) (\d+\.?\d*)\+(\d+\.?\d*) s(?:, |$)")
 
 MOST_COILS = 16
 
@@ -43,10 +46,15 @@ def read_truth(path: str | Path) -> Truth:
         return Truth(np.abs(content["image"]), content["mask"])
 
 
-def gathered(title: str, scan: Path | None, images: Sequence[Path], truth: Truth | None) -> Content:
-    """The content of a report on image files, with the scan they were made from where it is there."""
-    series = [part for path in images for part in read_series(path) if part.kind == "magnitude"]
-    shown = [shown_series(part, truth) for part in series]
+def gathered(
+    title: str, scan: Path | None, images: Sequence[Path], truth: Truth | None, beside: Sequence[Series] = ()
+) -> Content:
+    """The content of a report on image files, with the scan they were made from where it is there.
+
+    beside  further reconstructions to compare them with
+    """
+    series = [part for path in images for part in read_series(path)]
+    shown = [shown_series(part, truth) for part in (*series, *beside) if part.kind == "magnitude"]
     notes = dict.fromkeys(one.facts["notes"] for one in shown if one.facts.get("notes", "None") != "None")
     facts: dict[str, str] = {}
     measured = None
@@ -65,7 +73,50 @@ def shown_series(part: Series, truth: Truth | None) -> Shown:
     title = part.meta.get("SeriesDescription", f"series {part.number}")
     # of a series the first frame, of a slice its plane
     volume = part.frames[0][0] if part.frames.shape[1] == 1 else part.frames[0]
-    return Shown(title, volume, facts, {} if truth is None else scores(volume, truth))
+    return Shown(
+        title, volume, facts,
+        scores={} if truth is None else scores(volume, truth),
+        times=[(what, float(a), float(b)) for what, a, b in TIME.findall(part.meta.get("koosh_seconds", ""))],
+        residual=numbers(part.meta.get("koosh_residual_shells", "")),
+        noise=numbers(part.meta.get("koosh_residual_noise", "")),
+        card=card_of(part.meta),
+    )  # fmt: skip
+
+
+def numbers(written: str) -> list[float]:
+    """Numbers from a text that holds nothing else; none where it does."""
+    try:
+        return [float(word) for word in written.split()]
+    except ValueError:
+        return []
+
+
+def card_of(meta: Mapping[str, str]) -> dict[str, str]:
+    """The card of the weights an image was made with, where this machine has the same weights."""
+    from koosh_models.weights import names, read_card
+
+    name = meta.get("koosh_weights", "")
+    if not name or name not in names():
+        return {"card": f"{name} is not among the weights here"} if name else {}
+    card = read_card(name)
+    if card.sha256 != meta.get("koosh_weights_sha256"):
+        return {"card": f"the weights called {name} here are others: {card.sha256}"}
+    fit = card.trained
+    lines = {
+        "name": card.name, "made": f"{card.created}, {card.software}",
+        "weights": f"{card.parameters}, {card.steps} steps",
+        "trained on": f"{'/'.join(fit.families)} over {fit.axes} axes, {card.anatomy}",
+        "acceleration": span(fit.acceleration), "matrix": span(fit.matrix), "voxel, mm": span(fit.voxel_mm),
+        "coils": span(fit.coils), "noise": span(fit.noise), "data": "; ".join(card.data), "notes": card.notes,
+    }  # fmt: skip
+    lines |= {f"validation, {m.method}": f"{m.psnr:.2f} dB on {m.data}" for m in card.metrics if m.psnr is not None}
+    return {what: value for what, value in lines.items() if value.strip(" ,")}
+
+
+def span(interval: tuple[float, float]) -> str:
+    """From lowest to highest."""
+    low, high = interval
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def scores(volume: np.ndarray, truth: Truth) -> dict[str, float]:
@@ -112,7 +163,8 @@ def measured(found: Recording) -> Measured:
     kspace = torch.from_numpy(found.kspace[first].reshape(found.n_coils, -1).copy())
     maps = low_frequency(kspace, omega, weights, matrix).maps
     shown = [middle(maps.coils(coil, coil + 1)[0].abs().numpy()) for coil in range(min(found.n_coils, MOST_COILS))]
-    return Measured(k.reshape(*paths.shape[1:], -1), spread / spread.max(), np.stack(shown))
+    shape = paths.shape[1:]
+    return Measured(k.reshape(*shape, -1), weights.numpy().reshape(shape), spread / spread.max(), np.stack(shown))
 
 
 def middle(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Arrays as pictures inside a page: grey PNG and SVG, without further packages."""
+"""Arrays as pictures inside a page: PNG, without further packages."""
 
 from __future__ import annotations
 
@@ -49,31 +49,3 @@ def cut(volume: np.ndarray, plane: str) -> np.ndarray:
         return volume if volume.ndim == 2 else volume[volume.shape[0] // 2]
     side = volume[:, volume.shape[1] // 2] if plane == "coronal" else volume[:, :, volume.shape[2] // 2]
     return side[::-1]
-
-
-def spokes(k: np.ndarray, most: int = 60) -> str:
-    """SVG of the first readouts, (readout, sample, axis) in cycles per voxel, seen along z and along y."""
-    views = [(0, 1, "kx, ky")] + ([(0, 2, "kx, kz")] if k.shape[2] == 3 else [])
-    parts = []
-    for a, b, name in views:
-        lines = "".join(
-            f'<polyline points="{" ".join(f"{100 * x:.1f},{-100 * y:.1f}" for x, y in path[:, [a, b]])}"/>'
-            for path in k[:most, :: max(1, k.shape[1] // 64)]
-        )
-        parts.append(
-            f'<figure><svg viewBox="-52 -52 104 104" role="img" aria-label="{name}"><g fill="none" '
-            f'stroke="currentColor" stroke-width="0.4" opacity="0.6">{lines}</g></svg>'
-            f"<figcaption>{name}, {min(most, len(k))} readouts</figcaption></figure>"
-        )
-    return "".join(parts)
-
-
-def curve(values: np.ndarray, name: str, unit: str) -> str:
-    """SVG of one curve over its index, from 0 to its largest value."""
-    top = float(values.max()) or 1.0
-    points = " ".join(f"{100 * i / max(len(values) - 1, 1):.1f},{-50 * v / top:.1f}" for i, v in enumerate(values))
-    return (
-        f'<figure><svg viewBox="-2 -54 104 58" role="img" aria-label="{name}"><polyline points="{points}" fill="none" '
-        f'stroke="currentColor" stroke-width="1"/><path d="M0 -52V0H100" fill="none" stroke="currentColor" '
-        f'stroke-width="0.3"/></svg><figcaption>{name}, to {top:.3g} {unit}</figcaption></figure>'
-    )

@@ -32,6 +32,8 @@ def meta(volume: Volume, outcome: Outcome, scan: Scan, asked: str, device: str, 
         "koosh_seconds": journal.times(),
         "koosh_plan": plan(device),
         "koosh_acceleration": acceleration(scan),
+        "koosh_memory": f"{peak_memory()} MiB at the process's peak",
+        **outcome.facts,
         **{k: v for k, v in journal.facts.items() if outcome.method == "unrolled" or k not in WEIGHTS},
     }
     if outcome.reason:
@@ -46,6 +48,13 @@ def acceleration(scan: Scan) -> str:
     from koosh_models.weights.describe import describe
 
     return f"{describe(scan).acceleration:.3g}"
+
+
+def peak_memory() -> int:
+    """MiB that this process has held at most."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def plan(device: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,13 @@ class Outcome:
     """A volume, and how it came about.
 
     reason  why `method` is not the one that was asked for, or ""
+    facts   further keys for the image's meta
     """
 
     volume: Tensor
     method: str
     reason: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,25 @@ def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outc
             journal.note(f"{method} stands in for {settings.method} ({reason})")
         return Outcome(volume, method, reason)
     raise RuntimeError(f"no method could reconstruct the scan: {'; '.join(reasons)}")
+
+
+def with_residual(outcome: Outcome, ready: Calibrated, journal: Journal) -> Outcome:
+    """The outcome with its distance from the data, by distance from the centre of k-space."""
+    from koosh_models.residual import residual
+
+    if ready.maps is None or ready.scan.weights is None:
+        return outcome
+    with journal.timed("residual"):
+        found = residual(ready.scan, ready.maps, outcome.volume.to(ready.scan.kspace.device))
+    facts = {"koosh_residual": f"{found.total:.4g}", "koosh_residual_shells": numbers(found.shells)}
+    if "koosh_noise_samples" in journal.facts:
+        facts["koosh_residual_noise"] = numbers(found.noise)
+    return replace(outcome, facts={**outcome.facts, **facts})
+
+
+def numbers(values: Iterable[float]) -> str:
+    """Numbers in one text."""
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def out_of_memory(reasons: list[str]) -> bool:
