@@ -14,6 +14,7 @@ import pytest
 from koosh_gadgets.cli import COMMANDS, EXIT_CODES, main, parser
 from koosh_gadgets.commands.completion import SHELLS, script
 from koosh_gadgets.examples import EXAMPLES, walk
+from koosh_gadgets.settings import METHODS
 
 PAGE = (Path(__file__).parents[2] / "docs/cli.md").read_text()
 PARSERS = dict(walk(parser()))
@@ -105,7 +106,7 @@ def test_a_shell_completes_commands_options_and_values(shell):
     assert {"replay", "simulate", "dicom"} <= completed(shell, "koosh", "")
     assert {"export", "push", "check"} <= completed(shell, "koosh", "dicom", "")
     assert {"--called", "--outbox"} <= completed(shell, "koosh", "dicom", "push", "-")
-    assert completed(shell, "koosh", "replay", "scan.h5", "--method", "") == {"unrolled", "l1", "cg", "gridding"}
+    assert completed(shell, "koosh", "replay", "scan.h5", "--method", "") == set(METHODS)
     assert completed(shell, "koosh", "completion", "") == set(SHELLS)
     assert completed(shell, "koosh", "info", "") == ({"FILES"} if shell == "zsh" else set())
 
