@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import torch
 
     from koosh_models.training.distributed import Ranks
-    from koosh_models.training.loop import Outcome, Progress, Run
+    from koosh_models.training.journal import Progress
+    from koosh_models.training.loop import Outcome, Run
     from koosh_models.training.recipe import Recipe
 
 log = logging.getLogger(__name__)

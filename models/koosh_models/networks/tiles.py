@@ -18,7 +18,7 @@ from torch import Tensor
 from koosh_models.networks.regularizer import Regularizer
 from koosh_models.networks.stage import Box, Stage
 from koosh_models.physics.operator import inner
-from koosh_models.physics.problem import Problem
+from koosh_models.physics.problem import Problem, Team
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _cut(size: int, side: int, radius: int, stride: int) -> list[tuple[slice, sl
 
 def largest(tiles: Sequence[Tile]) -> int:
     """Voxels of the largest outer box: what one recomputed graph spans."""
-    return max(tile.voxels for tile in tiles)
+    return max((tile.voxels for tile in tiles), default=0)
 
 
 def widest(shape: Sequence[int], side: int, regularizer: Regularizer) -> int:
@@ -85,6 +85,34 @@ def side_for(shape: Sequence[int], regularizer: Regularizer, budget: int, itemsi
     return best
 
 
+def team_of(problem: Problem) -> Team | None:
+    """The ranks that share a measurement, None where there are no others."""
+    team: Team | None = getattr(problem, "team", None)
+    return team if team is not None and team.size > 1 else None
+
+
+def divided(shape: Sequence[int], side: int, team: Team | None) -> tuple[int, ...]:
+    """Sides of tiles of at most `side`, of which there is one for each rank of the team at least."""
+    sides = [min(side, n) for n in shape]
+    if team is not None:
+        longest = max(range(len(shape)), key=lambda axis: shape[axis])
+        sides[longest] = min(sides[longest], -(-shape[longest] // team.size))
+    return tuple(sides)
+
+
+def own(tiles: Sequence[Tile], team: Team | None) -> Sequence[Tile]:
+    """The tiles that this rank works on: all, or its share, the largest dealt out first to whoever has least."""
+    if team is None:
+        return tiles
+    loads, mine = [0] * team.size, []
+    for tile in sorted(tiles, key=lambda t: -t.voxels):
+        least = loads.index(min(loads))
+        loads[least] += tile.voxels
+        if least == team.rank:
+            mine.append(tile)
+    return mine
+
+
 @dataclass
 class Gradients:
     """What one pass back through a tiled regularizer yields.
@@ -103,11 +131,12 @@ class Gradients:
 
 @torch.no_grad()
 def regularize(stage: Stage, problem: Problem, x: Tensor, condition: Tensor | None, tiles: Sequence[Tile]) -> Tensor:
-    """The regularized image, one tile at a time, outside autograd."""
-    out = torch.empty_like(x)
-    for tile in tiles:
+    """The regularized image, one tile at a time, outside autograd; ranks that share the measurement share the tiles."""
+    team = team_of(problem)
+    out = torch.empty_like(x) if team is None else torch.zeros_like(x)
+    for tile in own(tiles, team):
         out[tile.core] = stage.regularize(problem, x[tile.outer], condition, tile.outer)[tile.local]
-    return out
+    return out if team is None else team.total(out)  # cores don't overlap: the sum puts them side by side
 
 
 def pull(
@@ -119,12 +148,13 @@ def pull(
     grad: Tensor,
     probes: Sequence[Tensor] = (),
 ) -> Gradients:
-    """Gradients from that of the regularized image, one tile recomputed at a time."""
+    """Gradients from that of the regularized image, one tile recomputed at a time, each by one rank of the team."""
+    team = team_of(problem)
     weights = [p for p in stage.parts[0].parameters() if p.requires_grad]
     total = Gradients(
         torch.zeros_like(x), [None] * len(weights), None, [x.new_zeros((), dtype=x.real.dtype)] * len(probes)
     )
-    for tile in tiles:
+    for tile in own(tiles, team):
         with torch.enable_grad():
             part = x[tile.outer].detach().requires_grad_()
             vector = None if condition is None else condition.detach().requires_grad_()
@@ -137,7 +167,20 @@ def pull(
             total.condition = _sum(total.condition, found.pop())
         total.parameters = [_sum(a, b) for a, b in zip(total.parameters, found[1:], strict=True)]
         del z, part, found
-    return total
+    return total if team is None else summed(total, weights, condition, team)
+
+
+def summed(own: Gradients, weights: Sequence[Tensor], condition: Tensor | None, team: Team) -> Gradients:
+    """The gradients of all tiles from those of this rank's: the image in one message, all the rest in another."""
+    like = [*weights, *([] if condition is None else [condition])]
+    found = [*own.parameters, *([] if condition is None else [own.condition])]
+    filled = [torch.zeros_like(w) if g is None else g for g, w in zip(found, like, strict=True)]
+    dots = torch.stack(own.dots) if own.dots else own.x.real.new_zeros(0)
+    flat = team.total(torch.cat([*(g.flatten() for g in filled), dots.to(like[0])]))
+    *parts, dots = torch.split(flat, [*(g.numel() for g in filled), len(own.dots)])
+    shaped: list[Tensor | None] = [part.view_as(w).clone() for part, w in zip(parts, like, strict=True)]
+    vector = shaped.pop() if condition is not None else None
+    return Gradients(team.total(own.x), shaped, vector, list(dots.to(own.x.real.dtype)))
 
 
 def _sum(total: Tensor | None, more: Tensor | None) -> Tensor | None:

@@ -11,6 +11,24 @@ from torch import Tensor
 from koosh_models.physics.operator import Apply
 
 
+class Team(Protocol):
+    """Ranks that work on one measurement together, each with some of its coils and some of the tiles.
+
+    rank, size  this one's number, and how many
+    """
+
+    @property
+    def rank(self) -> int:
+        """This one's number."""
+
+    @property
+    def size(self) -> int:
+        """How many."""
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all of them, in place where the tensor is contiguous; all get the same bits."""
+
+
 class Problem(Protocol):
     """One measurement as a network sees it.
 
@@ -42,6 +60,7 @@ class LinearProblem:
     traits   numbers a network may be conditioned on, e.g. (noise relative to scale, acceleration)
     guide    real image (channel, *shape) of another contrast, already of order one; None without
     name     what errors call this measurement
+    team     ranks that share this measurement, each of which calls `normal` with the same image; None: it is alone
     """
 
     normal: Apply
@@ -50,6 +69,7 @@ class LinearProblem:
     traits: tuple[float, ...] = ()
     guide: Tensor | None = None
     name: str = ""
+    team: Team | None = None
 
     def __post_init__(self) -> None:
         if not self.b.is_complex():

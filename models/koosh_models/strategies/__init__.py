@@ -8,9 +8,10 @@ from koosh_models.strategies.greedy import Greedy
 from koosh_models.strategies.invertible import Invertible
 from koosh_models.strategies.pipeline import Pipelined
 from koosh_models.strategies.sequential import Sequential
-from koosh_models.strategies.strategy import Strategy
+from koosh_models.strategies.strategy import Apart, Strategy
 
 __all__ = [
+    "Apart",
     "Backprop",
     "Blockwise",
     "Checkpoint",

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from koosh_models.losses import Objective, Target
 from koosh_models.networks import tiles
-from koosh_models.networks.tiles import Tile
+from koosh_models.networks.tiles import Tile, team_of
 from koosh_models.networks.unrolled import Unrolled
-from koosh_models.physics.problem import Problem
+from koosh_models.physics.problem import Problem, Team
 from koosh_models.strategies.chain import Boundaries, Chain, Link
-from koosh_models.strategies.strategy import graph, real_size, settle, trainable, volume
+from koosh_models.strategies.strategy import copies, graph, real_size, settle, trainable, volume
 
 
 class OnDevice:
@@ -39,6 +39,33 @@ class OnDevice:
     def enter(self, k: int, link: Link, out: Tensor, held: Sequence[Tensor]) -> Tensor:
         """The input of stage `k`."""
         return held[k]
+
+
+class Spread:
+    """Every boundary lies in equal parts on the ranks that share the measurement."""
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._parts: list[Tensor] = []
+
+    def leave(self, k: int, link: Link, x: Tensor, out: Tensor) -> None:
+        """Keep this rank's part of the input."""
+        self._parts.append(self._mine(x).clone())
+
+    def held(self) -> list[Tensor]:
+        """All parts; from here on only autograd has them."""
+        parts, self._parts = self._parts, []
+        return parts
+
+    def enter(self, k: int, link: Link, out: Tensor, held: Sequence[Tensor]) -> Tensor:
+        """The input of stage `k`, put together from all ranks."""
+        x = torch.zeros_like(out)
+        self._mine(x).copy_(held[k])
+        return self._team.total(x)
+
+    def _mine(self, x: Tensor) -> Tensor:
+        """This rank's voxels."""
+        return torch.tensor_split(x.reshape(-1), self._team.size)[self._team.rank]
 
 
 class OnHost:
@@ -98,6 +125,9 @@ class OnHost:
 class Blockwise:
     """Memory: `(K + 1) V` and one tile's graph; with boundaries on the host `V` and one tile's graph.
 
+    Ranks that share a measurement (`problem.team`) share its tiles, its boundaries and the budget: of R ranks each
+    holds `(K / R + 1) V` and one tile.
+
     tile        side of a tile, one number or one per axis; None: the largest that fits `budget`
     budget      bytes for one tile's graph
     boundaries  where the K images between stages lie
@@ -114,27 +144,37 @@ class Blockwise:
 
     def step(self, network: Unrolled, problem: Problem, target: Target) -> list[float]:
         """The loss; gradients are added to `.grad`."""
-        where: Boundaries = OnDevice() if self.boundaries == "device" else OnHost()
+        where = self._boundaries(team_of(problem))
         chain = Chain(network, problem, self.tiles(network, problem), where, every=self.objective.every > 0)
         images = chain(network.start(problem))
         return [settle(self.objective(images, target, network.dims.stages - len(images) + 1), problem)]
 
     def memory(self, network: Unrolled, problem: Problem) -> int:
-        """`(K + 1) V + tile`, or `V + tile`."""
-        images = network.dims.stages + 1 if self.boundaries == "device" else 1
-        tile = graph(network, tiles.largest(self.tiles(network, problem)))
-        return images * volume(network, problem) + tile
+        """`(K + 1) V + tile`, or `V + tile`; of R ranks each `(K / R + 1) V + tile`."""
+        team = team_of(problem)
+        kept = network.dims.stages if self.boundaries == "device" else 0
+        tile = graph(network, tiles.largest(tiles.own(self.tiles(network, problem), team)))
+        one = volume(network, problem)
+        return one + kept * one // (1 if team is None else team.size) + tile
+
+    def _boundaries(self, team: Team | None) -> Boundaries:
+        if self.boundaries == "host":
+            return OnHost()
+        return OnDevice() if team is None else Spread(team)
 
     def tiles(self, network: Unrolled, problem: Problem) -> list[Tile]:
-        """The tiles of a step; their graph must fit the budget."""
-        regularizer = network.stage(0).regularizer
+        """The tiles of a step; their graph must fit the budget, and a team has one for each rank at least."""
+        regularizer, team = network.stage(0).regularizer, team_of(problem)
         itemsize = real_size(network) if network.dims.precision == "fp32" else 2
-        side = tiles.side_for(problem.shape, regularizer, self.budget, itemsize) if self.tile is None else self.tile
-        plan = tiles.plan(problem.shape, side, regularizer)
+        sides = self.tile
+        if sides is None:
+            room = self.budget // (1 if team is None else team.size) - copies(network)
+            sides = tiles.divided(problem.shape, tiles.side_for(problem.shape, regularizer, room, itemsize), team)
+        plan = tiles.plan(problem.shape, sides, regularizer)
         needed = graph(network, tiles.largest(plan))
         if needed > self.budget:
             raise ValueError(
-                f"a tile of side {side} with its halo {regularizer.radius} needs {needed} bytes, the budget is "
+                f"a tile of side {sides} with its halo {regularizer.radius} needs {needed} bytes, the budget is "
                 f"{self.budget}: take smaller tiles, or leave the side out and let the budget choose"
             )
         return plan

@@ -143,13 +143,14 @@ class Invertible:
 
     def memory(self, network: Unrolled, problem: Problem) -> int:
         """`(1 + kept) V` and one stage's (or tile's) graph; `kept` as of the last step."""
-        voxels = tiles.largest(self._tiles(network, problem))
+        voxels = tiles.largest(tiles.own(self._tiles(network, problem), tiles.team_of(problem)))
         return (1 + len(self.kept)) * volume(network, problem) + graph(network, voxels)
 
     def _tiles(self, network: Unrolled, problem: Problem) -> list[Tile]:
-        return tiles.plan(
-            problem.shape, problem.shape if self.tile is None else self.tile, network.stage(0).regularizer
-        )
+        sides = self.tile
+        if sides is None:
+            sides = tiles.divided(problem.shape, max(problem.shape), tiles.team_of(problem))
+        return tiles.plan(problem.shape, sides, network.stage(0).regularizer)
 
     def _check(self, network: Unrolled) -> None:
         step = network.stage(0).consistency

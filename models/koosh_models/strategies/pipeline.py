@@ -22,9 +22,12 @@ class Pipelined:
     Needs an initialized process group of as many ranks as modules; each rank calls `step` with the same measurements in
     the same order and trains its own module. An image leaves before the module's backward pass, so weights are those of
     `Greedy` to the bit: a module never sees anything of those behind it.
+
+    modules  0: as many as ranks
     """
 
     objective: Objective = field(default_factory=Objective)
+    modules: int = 0
     ahead: int = 2
     _sent: deque[tuple[distributed.Work, Tensor]] = field(default_factory=deque, repr=False)
 
@@ -45,8 +48,12 @@ class Pipelined:
         return [settle(self.objective(images, target, stages.start + 1), problem)]
 
     def memory(self, network: Unrolled, problem: Problem) -> int:
-        """One module as ordinary autograd holds it."""
-        return stage_chain(network, problem, len(self._own(network))) + volume(network, problem)
+        """One module as ordinary autograd holds it: this rank's, or the longest where there are no ranks yet."""
+        if distributed.is_initialized() or not self.modules:
+            longest = len(self._own(network))
+        else:
+            longest = max(len(stages) for stages in cuts(network, self.modules))
+        return stage_chain(network, problem, longest) + volume(network, problem)
 
     def flush(self) -> None:
         """Wait until the next rank has all that was sent."""
@@ -58,7 +65,10 @@ class Pipelined:
             raise RuntimeError(
                 "no process group: start one rank per module (torchrun) and call init_process_group first"
             )
-        return cuts(network, distributed.get_world_size())[distributed.get_rank()]
+        ranks = distributed.get_world_size()
+        if self.modules not in (0, ranks):
+            raise ValueError(f"{self.modules} modules on {ranks} ranks: start one rank for each module")
+        return cuts(network, ranks)[distributed.get_rank()]
 
     def _receive(self, network: Unrolled, problem: Problem) -> Tensor:
         if not distributed.get_rank():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -26,6 +26,14 @@ class Strategy(Protocol):
 
     def memory(self, network: Unrolled, problem: Problem) -> int:
         """Bytes that autograd holds at the peak of a step: stored images and the largest graph."""
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """A strategy whose ranks each train a part of the network of their own, on the same measurements."""
+
+    def flush(self) -> None:
+        """Wait until others have what was sent to them."""
 
 
 def trainable(network: nn.Module) -> list[nn.Parameter]:
@@ -55,9 +63,16 @@ def real_size(network: Unrolled) -> int:
 
 
 def graph(network: Unrolled, voxels: int) -> int:
-    """Bytes that autograd holds of one regularizer over so many voxels."""
+    """Bytes that autograd holds of one regularizer over so many voxels, 16-bit copies of its weights included."""
     size = real_size(network) if network.dims.precision == "fp32" else 2
-    return round(voxels * network.stage(0).regularizer.activations * size)
+    return round(voxels * network.stage(0).regularizer.activations * size) + copies(network)
+
+
+def copies(network: Unrolled) -> int:
+    """Bytes of the 16-bit kernels that autograd holds of one regularizer in half precision."""
+    if network.dims.precision == "fp32":
+        return 0
+    return 2 * sum(p.numel() for p in network.stage(0).parts[0].parameters() if p.ndim > 1)
 
 
 def stage_chain(network: Unrolled, problem: Problem, stages: int) -> int:

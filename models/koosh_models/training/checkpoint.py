@@ -103,22 +103,27 @@ def newest(folder: Path, recipe: str | None = None) -> State | None:
     return None
 
 
-def pack(optimizers: list[torch.optim.Optimizer], names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """What the optimizers remember, by group, parameter and quantity."""
+def pack(optimizers: list[torch.optim.Optimizer], names: Mapping[Tensor, str], first: int = 0) -> dict[str, Tensor]:
+    """What the optimizers remember, by group (counted from `first`), parameter and quantity."""
     out = {}
-    for index, optimizer in enumerate(optimizers):
+    for index, optimizer in enumerate(optimizers, start=first):
         for parameter, memory in optimizer.state.items():
             for key, value in memory.items():
                 out[f"{index}/{names[parameter]}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
     return out
 
 
-def unpack(optimizers: list[torch.optim.Optimizer], names: Mapping[Tensor, str], packed: dict[str, Tensor]) -> None:
-    """Give the optimizers back what `pack` took."""
+def unpack(
+    optimizers: list[torch.optim.Optimizer], names: Mapping[Tensor, str], packed: dict[str, Tensor], first: int = 0
+) -> None:
+    """Give the optimizers back what `pack` took; groups that none of them has are passed over."""
     parameters = {name: parameter for parameter, name in names.items()}
     for key, value in packed.items():
-        index, name, quantity = key.split("/")
+        group, name, quantity = key.split("/")
+        index = int(group) - first
+        if not 0 <= index < len(optimizers):
+            continue
         parameter = parameters[name]
         # Adam's count of steps stays on the host, its means lie where the parameter lies
         where = value if quantity == "step" else value.to(parameter.device)
-        optimizers[int(index)].state[parameter][quantity] = where.clone()
+        optimizers[index].state[parameter][quantity] = where.clone()

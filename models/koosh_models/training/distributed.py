@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 
 from koosh_models.physics.mri import robust_scale
@@ -77,34 +79,69 @@ def together() -> bool:
     return distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def average(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of the gradients over all ranks, one message; a rank without a gradient counts as zero."""
+def average(parameters: Iterable[nn.Parameter], *numbers: float) -> list[float]:
+    """The means of these numbers over all ranks, and of the gradients in place: one message a step for everything.
+
+    A rank without a gradient counts as zero.
+    """
     if not together():
-        return
+        return list(numbers)
     trained = [p for p in parameters if p.requires_grad]
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in trained])
+    own = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
+    flat = torch.cat([*(g.flatten() for g in own), own[0].new_tensor(numbers)])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
-    for p, part in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
-        p.grad = part.view_as(p).clone()
+    *parts, means = torch.split(flat, [*(p.numel() for p in trained), len(numbers)])
+    for p, part in zip(trained, parts, strict=True):
+        p.grad = part.view_as(p)
+    return [float(v) for v in means]
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether any rank raised its flag: all get the same answer at the same step."""
+@dataclass
+class Heard:
+    """Sums of numbers over all ranks, heard `lag` steps after they were told: nobody waits for the slowest.
+
+    Every rank hears the same sums at the same step.
+    """
+
+    device: torch.device
+    lag: int = 0
+
+    def __post_init__(self) -> None:
+        self._under_way: deque[tuple[Tensor, distributed.Work | None]] = deque()
+
+    def tell(self, *numbers: float) -> None:
+        """Send this step's numbers on their way."""
+        values = torch.tensor(numbers, dtype=torch.float64, device=self.device if self.device.type == "cuda" else "cpu")
+        self._under_way.append((values, distributed.all_reduce(values, async_op=True) if together() else None))
+
+    def hear(self, everything: bool = False) -> list[list[float]]:
+        """The sums that are due, oldest first; with `everything` all that were told."""
+        out = []
+        while len(self._under_way) > (0 if everything else self.lag):
+            values, work = self._under_way.popleft()
+            if work is not None:
+                work.wait()
+            out.append([float(v) for v in values])
+        return out
+
+
+def collected(own: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The named tensors of all ranks together, on every rank; a later rank's replace an earlier one's of that name."""
     if not together():
-        return flag
-    seen = torch.tensor([int(flag)], device=device if device.type == "cuda" else "cpu")
-    distributed.all_reduce(seen, op=distributed.ReduceOp.MAX)
-    return bool(seen.item())
-
-
-def mean(value: float, device: torch.device) -> float:
-    """Mean of a number over all ranks."""
-    if not together():
-        return value
-    seen = torch.tensor([value], dtype=torch.float64, device=device if device.type == "cuda" else "cpu")
-    distributed.all_reduce(seen)
-    return float(seen.item()) / distributed.get_world_size()
+        return own
+    out = {}
+    where = device if device.type == "cuda" else torch.device("cpu")
+    for rank in range(distributed.get_world_size()):
+        mine = rank == distributed.get_rank()
+        data = save({k: t.detach().cpu().contiguous() for k, t in own.items()}) if mine else b""
+        size = torch.tensor([len(data)], device=where)
+        distributed.broadcast(size, rank)
+        message = torch.frombuffer(bytearray(data), dtype=torch.uint8) if mine else torch.empty(int(size)).byte()
+        message = message.to(where)
+        distributed.broadcast(message, rank)
+        out.update(load(message.cpu().numpy().tobytes()))
+    return out
 
 
 def same(parameters: Iterable[Tensor]) -> None:
@@ -127,6 +164,18 @@ def total(image: Tensor) -> Tensor:
     return image
 
 
+@dataclass(frozen=True)
+class CoilTeam:
+    """The ranks of the run as those that share a measurement."""
+
+    rank: int
+    size: int
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all of them, in place where the tensor is contiguous."""
+        return total(tensor)
+
+
 def joined(own: LinearProblem) -> LinearProblem:
     """The problem whose coils lie on several ranks, from this rank's share of them; all ranks use it in step.
 
@@ -142,4 +191,5 @@ def joined(own: LinearProblem) -> LinearProblem:
         return selfadjoint(x, apply)
 
     b = total(own.b.clone())
-    return replace(own, normal=normal, b=b, scale=robust_scale(b))
+    team = CoilTeam(distributed.get_rank(), distributed.get_world_size())
+    return replace(own, normal=normal, b=b, scale=robust_scale(b), team=team)

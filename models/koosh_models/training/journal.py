@@ -5,16 +5,23 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from koosh_models.training.distributed import Heard
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
+Progress = Callable[[int, float], None]
+Value = float | str | int
 COLUMNS = ("step", "phase", "loss", "rate", "norm", "seconds", "waiting", "peak_mb", "psnr", "ssim", "nrmse")
 
 
@@ -45,7 +52,7 @@ class Journal:
             writer.writerows(rows)
         os.replace(part, self.path)
 
-    def row(self, **values: float | str | int) -> None:
+    def row(self, **values: Value) -> None:
         """One line; numbers go to TensorBoard as well."""
         self._writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
         self._file.flush()
@@ -80,3 +87,46 @@ def rows(path: Path) -> list[dict[str, str]]:
     """The lines of a log.csv."""
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+@dataclass
+class Rows:
+    """Lines of the log, each written once the loss of its step is known.
+
+    heard  sums over ranks that come later; None where every step's loss is known at once
+    stop   whether any rank was asked to
+    """
+
+    journal: Journal | None
+    progress: Progress | None
+    heard: Heard | None
+    stop: bool = False
+
+    def __post_init__(self) -> None:
+        self._waiting: deque[dict[str, Value]] = deque()
+
+    def add(self, asked: bool, **row: Value) -> None:
+        """One step's line; `asked` is whether this rank shall stop."""
+        self._waiting.append(row)
+        if self.heard is None:
+            self._write()
+        else:
+            self.heard.tell(float(row["loss"]), float(asked))
+            self._write_heard(everything=False)
+
+    def finish(self) -> None:
+        """Write what is left."""
+        self._write_heard(everything=True)
+
+    def _write_heard(self, everything: bool) -> None:
+        for loss, asked in self.heard.hear(everything) if self.heard is not None else ():
+            self.stop |= asked > 0
+            self._waiting[0]["loss"] = loss
+            self._write()
+
+    def _write(self) -> None:
+        row = self._waiting.popleft()
+        if self.journal is not None:
+            self.journal.row(**row)
+        if self.progress is not None:
+            self.progress(int(row["step"]), float(row["loss"]))

@@ -7,7 +7,6 @@ import logging
 import resource
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,17 +17,15 @@ from torch import Tensor, nn
 from koosh_models.losses import NonFiniteLossError
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.physics.problem import Problem
-from koosh_models.strategies import Strategy
+from koosh_models.strategies import Apart, Strategy
 from koosh_models.training import checkpoint, distributed, validate
 from koosh_models.training.feed import AnyCase, Feed, Place, validation_cases
-from koosh_models.training.journal import Journal
+from koosh_models.training.journal import Journal, Progress, Rows
 from koosh_models.training.plan import Misfit, Part, part_at, parts
 from koosh_models.training.recipe import Recipe
-from koosh_models.weights import verify
+from koosh_models.training.start import adam, begun
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, float], None]
-SCALARS = 20.0  # Adam moves a parameter by about its rate a step: a logarithm has further to go than a kernel's entries
 
 
 @dataclass
@@ -78,12 +75,29 @@ class Run:
         self.names: dict[Tensor, str] = {p: name for name, p in self.network.named_parameters()}
         self.mean = {name: p.detach().clone() for p, name in self.names.items()}
         self.optimizers: list[torch.optim.Optimizer] = []
-        self.step, self.spent, self.stop = 0, 0.0, Stop()
+        self.step, self.spent, self.stop, self.stopping = 0, 0.0, Stop(), False
         settings = recipe.training
         self.shared = settings.share == "coils" and me.world > 1
-        place = Place(coil=me.rank, coils=me.world) if self.shared else Place(me.rank, me.world)
+        self.part: Part | None = None
+        place = self._place(self.plan[part_at(self.plan, 0)])
         self.feed = Feed(recipe.data, cache, place, settings.accumulate, settings.workers, settings.hold, device)
         self.cache, self._cases = cache, list[tuple[AnyCase, Problem]]()
+
+    def _place(self, part: Part) -> Place:
+        """Which volumes this rank works on: some of its own, or the same as all others."""
+        if part.apart and self.me.world == 1:
+            raise ValueError(
+                f"{part.phase.strategy} trains one module a rank and there is one rank: start more with torchrun, or "
+                "take greedy, which gives the same weights"
+            )
+        if part.apart:
+            return Place()
+        return Place(coil=self.me.rank, coils=self.me.world) if self.shared else Place(self.me.rank, self.me.world)
+
+    @property
+    def apart(self) -> bool:
+        """Whether each rank now trains a part of the network of its own."""
+        return self.part is not None and self.part.apart
 
     @property
     def saves(self) -> Path:
@@ -99,18 +113,22 @@ class Run:
             part = self.plan[part_at(self.plan, state.step)]
             self._enter(part)
             if state.step > part.first:
-                checkpoint.unpack(self.optimizers, self.names, state.optimizers)
+                checkpoint.unpack(self.optimizers, self.names, state.optimizers, self.me.rank if self.apart else 0)
 
     def state(self) -> checkpoint.State:
-        """The run as it stands."""
-        optimizers = checkpoint.pack(self.optimizers, self.names)
+        """The run as it stands, put together from all ranks where each trains a part; then all must ask."""
+        optimizers = checkpoint.pack(self.optimizers, self.names, self.me.rank if self.apart else 0)
+        if self.apart:
+            self._gather()
+            optimizers = distributed.collected(optimizers, self.device)
         facts = {"seconds": self.spent}
         return checkpoint.State(self.step, self.print, dict(self.network.state_dict()), self.mean, optimizers, facts)
 
     def save(self) -> Path:
         """Write a checkpoint; the first rank does, the others wait."""
-        if self.me.first:
-            checkpoint.write(self.saves, self.state())
+        state = self.state() if self.me.first or self.apart else None
+        if self.me.first and state is not None:
+            checkpoint.write(self.saves, state)
         distributed.wait()
         return checkpoint.path_of(self.saves, self.step)
 
@@ -128,12 +146,28 @@ class Run:
                 journal.close()
         return Outcome(self.step, stopped, self.save(), found)
 
+    @torch.no_grad()
+    def _gather(self) -> None:
+        """Give every rank the weights and running means that others have trained."""
+        if self.part is None or not isinstance(self.part.strategy, Apart):
+            return
+        self.part.strategy.flush()
+        own = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        weights = {f"network/{self.names[p]}": p for p in own}
+        means = {f"mean/{self.names[p]}": self.mean[self.names[p]] for p in own}
+        found = distributed.collected({**weights, **means}, self.device)
+        for p, name in self.names.items():
+            p.copy_(found[f"network/{name}"])
+            self.mean[name].copy_(found[f"mean/{name}"])
+
     def _enter(self, part: Part) -> Strategy:
         """The part's strategy, with new optimizers for what it trains."""
+        self._gather()
+        self.feed.place, self.part = self._place(part), part
         if part.phase.inherit and part.stage and self.step == part.first:
             self._inherit(part.stage)
         strategy = part.enter()
-        self.optimizers = [optimizer(group) for group in strategy.phases(self.network)]
+        self.optimizers = [adam(group) for group in strategy.phases(self.network)]
         return strategy
 
     @torch.no_grad()
@@ -148,31 +182,35 @@ class Run:
         """The steps of one part from here on; whether a signal ended it."""
         strategy = part.strategy if self.optimizers and self.step > part.first else self._enter(part)
         settings, begun = self.recipe.training, time.perf_counter()
+        rows = Rows(journal, progress, distributed.Heard(self.device, self.me.world) if part.apart else None)
         for batch in self.feed.batches(self.step, part.last):
-            loss, norm = self._step(strategy, batch, part.rate(self.step))
+            loss, norm = self._step(strategy, batch, part)
             self.step += 1
             now = time.perf_counter()
             self.spent, seconds, begun = self.spent + now - begun, now - begun, now
-            if journal is not None:
-                journal.row(
-                    step=self.step, phase=f"{part.phase.strategy}{'' if part.stage is None else part.stage}",
-                    loss=loss, rate=part.rate(self.step - 1), norm=norm, seconds=seconds,
-                    waiting=self.feed.waited, peak_mb=peak_mb(self.device),
-                )  # fmt: skip
-            if progress is not None:
-                progress(self.step, loss)
-            if self.step % settings.validate_every == 0 and self.step < self.recipe.steps:
+            rows.add(
+                self.stop.asked, step=self.step,
+                phase=f"{part.phase.strategy}{'' if part.stage is None else part.stage}", loss=loss,
+                rate=part.rate(self.step - 1), norm=norm, seconds=seconds, waiting=self.feed.waited,
+                peak_mb=peak_mb(self.device),
+            )  # fmt: skip
+            validates = self.step % settings.validate_every == 0 and self.step < self.recipe.steps
+            saves = self.step % settings.save_every == 0
+            if validates or saves or self.step == part.last:
+                rows.finish()
+            if validates:
                 self.validate(journal)
-            if distributed.any_rank(self.stop.asked, self.device):
+            if rows.stop or self.stopping or (self.me.world == 1 and self.stop.asked):
+                rows.finish()
                 return True
-            if self.step % settings.save_every == 0:
+            if saves:
                 self.save()
         return False
 
-    def _step(self, strategy: Strategy, batch: list[tuple[AnyCase, Problem]], rate: float) -> tuple[float, float]:
+    def _step(self, strategy: Strategy, batch: list[tuple[AnyCase, Problem]], part: Part) -> tuple[float, float]:
         """One step of every optimizer; its mean loss and the largest norm of a gradient before clipping."""
-        own = 0 if self.shared else self.me.rank
-        torch.manual_seed(self.recipe.training.seed * 1_000_003 + self.step * self.me.world + own)
+        rate, place = part.rate(self.step), self.feed.place
+        torch.manual_seed(self.recipe.training.seed * 1_000_003 + self.step * place.world + place.rank)
         self.network.zero_grad(set_to_none=True)
         losses = []
         for case, problem in batch:
@@ -183,14 +221,19 @@ class Run:
             for p in trained:
                 if p.grad is not None:
                     p.grad /= len(batch)
-        distributed.average(trained)
+        loss = sum(losses) / len(losses)
+        if part.apart:
+            loss *= self.me.rank + 1 == self.me.world  # the loss of the last module is that of the network
+        elif self.me.world > 1:
+            loss, asked = distributed.average(trained, loss, float(self.stop.asked))
+            self.stopping = asked > 0
         norm = self._clip()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             optimizer.step()
         self._follow(trained)
-        return distributed.mean(sum(losses) / len(losses), self.device), norm
+        return loss, norm
 
     def _clip(self) -> float:
         """Shorten each group's gradient; the largest norm there was. Refuses gradients that are not finite."""
@@ -230,6 +273,7 @@ class Run:
     def validate(self, journal: Journal | None) -> dict[str, float]:
         """Mean quality on the validation cases; the first rank does it while the others wait."""
         found = dict[str, float]()
+        self._gather()
         if journal is not None or self.shared:  # where coils are shared, every rank is needed for the operator
             network = self.averaged()
             scores = [validate.score(case, problem, "network", network) for case, problem in self.cases()]
@@ -242,25 +286,6 @@ class Run:
             log.info("step %d: psnr %.2f dB, ssim %.4f", self.step, found["psnr"], found["ssim"])
         distributed.wait()
         return found
-
-
-def begun(recipe: Recipe) -> Unrolled:
-    """The network before the first step: drawn from torch's generator, or that of weights to go on with."""
-    network = build(recipe.network)
-    if recipe.training.init:
-        state, card = verify(recipe.training.init)
-        if card.dims != recipe.network:
-            raise ValueError(
-                f"training.init names {card.name}, a network of {card.dims}; the recipe's is {recipe.network}"
-            )
-        network.load_state_dict(state)
-    return network
-
-
-def optimizer(group: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam for one group; its scalars (logarithms of lambda and step) take longer steps than its kernels."""
-    kinds = [([p for p in group if p.ndim > 0], 1.0), ([p for p in group if p.ndim == 0], SCALARS)]
-    return torch.optim.Adam([{"params": params, "share": share} for params, share in kinds if params])
 
 
 def peak_mb(device: torch.device) -> float:

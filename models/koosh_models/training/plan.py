@@ -13,7 +13,7 @@ from koosh_models import strategies
 from koosh_models.losses import Loss, Objective, Sum, relative_l1, relative_l2, ssim_loss
 from koosh_models.physics.operator import inner
 from koosh_models.physics.problem import LinearProblem
-from koosh_models.strategies import Strategy
+from koosh_models.strategies import Apart, Strategy
 from koosh_models.training.recipe import Recipe
 from koosh_models.training.tables import Phase, nearest
 from koosh_models.training.toml import RecipeError
@@ -26,6 +26,7 @@ KNOWN: dict[str, Any] = {
     "blockwise": strategies.Blockwise,
     "invertible": strategies.Invertible,
     "greedy": strategies.Greedy,
+    "pipelined": strategies.Pipelined,
     "sequential": strategies.Sequential,
     "equilibrium": strategies.Equilibrium,
 }
@@ -67,6 +68,11 @@ class Part:
     strategy: Strategy
     stage: int | None
 
+    @property
+    def apart(self) -> bool:
+        """Whether each rank trains a part of the network of its own."""
+        return isinstance(self.strategy, Apart)
+
     def enter(self) -> Strategy:
         """The strategy, set to this part's stage."""
         if self.stage is not None:
@@ -107,8 +113,8 @@ def make(recipe: Recipe, phase: Phase, number: int, misfit: Misfit) -> Strategy:
         raise RecipeError(
             f"phases.{number}: warmstart needs the truth; with data.split take sequential or greedy first"
         )
-    if phase.strategy == "pipelined":
-        raise RecipeError(f"phases.{number}: train with greedy, which gives the same weights; see docs/training.md")
+    if phase.strategy == "pipelined" and recipe.training.share == "coils":
+        raise RecipeError(f'phases.{number}: the ranks of pipelined share no volume; set training.share = "volumes"')
     if phase.strategy not in KNOWN:
         raise RecipeError(
             f"phases.{number}.strategy is {phase.strategy!r}{nearest(phase.strategy, KNOWN)}; known: {', '.join(KNOWN)}"

@@ -54,9 +54,9 @@ def test_an_unknown_strategy_and_an_unknown_option_name_the_nearest():
         parts(recipe("phases.1.options={ tiles = 8 }"))
 
 
-def test_a_strategy_that_needs_other_ranks_names_the_one_that_does_not():
-    with pytest.raises(RecipeError, match="train with greedy"):
-        parts(recipe('phases.1.strategy="pipelined"', "phases.1.options={}"))
+def test_a_pipeline_shares_no_volume():
+    with pytest.raises(RecipeError, match="ranks of pipelined share no volume"):
+        parts(recipe('phases.1.strategy="pipelined"', "phases.1.options={}", 'training.share="coils"'))
 
 
 def test_axes_of_network_and_data_must_agree():
