@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +26,8 @@ from koosh_models.training.volumes import Source
 
 log = logging.getLogger(__name__)
 AnyCase = Case | PetCase
+Input = tuple[AnyCase, Problem, Problem | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,43 @@ def fetch(data: Data, cache: str | None, split: str, index: int, known: list[Sou
     return read_case(path).inside()
 
 
+def ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
+    """The same items, made by a thread while the loop works on those before: `depth` wait, one more is being made."""
+    made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    closed = threading.Event()
+
+    def put(item: T | None, error: BaseException | None) -> bool:
+        # a thread that waits for ever would keep the interpreter from ending
+        while not closed.is_set() and threading.main_thread().is_alive():
+            with contextlib.suppress(queue.Full):
+                made.put((item, error), timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            with contextlib.closing(items):
+                for item in items:
+                    if not put(item, None):
+                        return
+            put(None, StopIteration())
+        except BaseException as error:  # handed to the loop, which raises it
+            put(None, error)
+
+    thread = threading.Thread(target=make, name="cases")
+    thread.start()
+    try:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield cast(T, item)
+    finally:
+        closed.set()
+
+
 def quiet() -> None:
     """A worker uses one thread: there are others beside it."""
     torch.set_num_threads(1)
@@ -71,7 +113,7 @@ def quiet() -> None:
 
 @dataclass
 class Feed:
-    """Problems with their targets for every step of a rank.
+    """Problems with their targets for every step of a rank, made by a thread while the steps before them run.
 
     cache    folder of cases, None to make each anew
     waited   seconds that the loop waited for data
@@ -97,47 +139,58 @@ class Feed:
     def batches(self, first: int, last: int) -> Iterator[list[tuple[AnyCase, Problem]]]:
         """For each step from `first` to `last` - 1, the cases whose gradients are added up."""
         order = [number(self.data, c) for c in self._counts(first, last)]
-        made = self._made(order)
-        for step in range(last - first):
-            start = time.perf_counter()
-            batch = [next(made) for _ in order[step * self.accumulate : (step + 1) * self.accumulate]]
-            self.waited += time.perf_counter() - start
-            yield batch
+        with contextlib.closing(self._made(order)) as made:
+            for step in range(last - first):
+                start = time.perf_counter()
+                batch = [next(made) for _ in order[step * self.accumulate : (step + 1) * self.accumulate]]
+                self.waited += time.perf_counter() - start
+                yield batch
 
     def _counts(self, first: int, last: int) -> Iterator[int]:
         for count in range(first * self.accumulate, last * self.accumulate):
             yield count * self.place.world + self.place.rank
 
-    def _made(self, order: list[int]) -> Iterator[tuple[AnyCase, Problem]]:
+    def _made(self, order: list[int]) -> Generator[tuple[AnyCase, Problem], None, None]:
         missing = self._missing(order)
-        coming = self._ahead(missing) if self.workers else iter(self._fetch(i) for i in missing)
-        for index in order:
-            if index in self._held:
-                yield self._held[index]
-                continue
-            case = next(coming)
-            pair = (case, self._input(case, index))
-            if self._keeps:
-                self._held[index] = pair
-            yield pair
+        with contextlib.closing(ahead(self._inputs(missing), depth=1)) as coming:
+            for index in order:
+                if index in self._held:
+                    yield self._held[index]
+                    continue
+                case, own, compared = next(coming)
+                if compared is not None:
+                    self.compared[case.name] = cast(LinearProblem, self._joined(compared))
+                pair = (case, self._joined(own))
+                if self._keeps:
+                    self._held[index] = pair
+                yield pair
 
-    def _input(self, case: AnyCase, index: int) -> Problem:
-        """What the network is given: all readouts, or those that are not held out to compare with."""
-        if not self.data.split:
-            return self.problem(case)
-        if not isinstance(case, Case):
-            raise ValueError(f"{case.name} has no readouts to hold out: set data.split = 0")
-        given, compared = case.parted(self.data.split, self.data.seed + index)
-        self.compared[case.name] = cast(LinearProblem, self.problem(compared))
-        return self.problem(given)
+    def _inputs(self, order: list[int]) -> Generator[Input, None, None]:
+        """For each index its case, what this rank measured of it, and the readouts held out to compare with."""
+        coming = self._ahead(order) if self.workers else iter(self._fetch(i) for i in order)
+        for index, case in zip(order, coming, strict=True):
+            if not self.data.split:
+                yield case, self._own(case), None
+                continue
+            if not isinstance(case, Case):
+                raise ValueError(f"{case.name} has no readouts to hold out: set data.split = 0")
+            given, compared = case.parted(self.data.split, self.data.seed + index)
+            yield case, self._own(given), self._own(compared)
 
     def problem(self, case: AnyCase) -> Problem:
         """The measurement of a case; where ranks share it, of all their coils together."""
+        return self._joined(self._own(case))
+
+    def _own(self, case: AnyCase) -> Problem:
+        """Of this rank's coils; no message to others, so that it may be made ahead."""
         if self.place.coils == 1:
             return case.problem(self.device)
         if not isinstance(case, Case):
             raise ValueError(f'{case.name} has no coils to share: take training.share = "volumes"')
-        return distributed.joined(case.share(self.place.coil, self.place.coils).problem(self.device))
+        return case.share(self.place.coil, self.place.coils).problem(self.device)
+
+    def _joined(self, own: Problem) -> Problem:
+        return own if self.place.coils == 1 else distributed.joined(cast(LinearProblem, own))
 
     @property
     def _keeps(self) -> bool:

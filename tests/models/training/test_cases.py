@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from koosh_models.metrics import psnr
 from koosh_models.training import cases
-from koosh_models.training.feed import Feed, Place, number
+from koosh_models.training.feed import Feed, Place, ahead, number
 from koosh_models.training.recorded import recorded
 from koosh_models.training.tables import Data
 from koosh_models.training.volumes import Source, check_splits, sources_of
@@ -170,6 +171,33 @@ def test_ranks_share_the_cases_and_a_later_start_sees_the_same_ones(tmp_path):
 
 def test_held_cases_are_the_fetched_ones(tmp_path):
     assert names(Feed(DATA, tmp_path, Place(), 1, hold=2), 0, 6) == names(Feed(DATA, tmp_path, Place(), 1), 0, 6)
+
+
+def counting(last: int, seen: list[int], ended: threading.Event):
+    try:
+        for n in range(last):
+            seen.append(n)
+            yield n
+        raise ValueError("no more")
+    finally:
+        ended.set()
+
+
+def test_what_is_made_ahead_is_the_same_and_its_errors_arrive_in_their_place():
+    items = ahead(counting(5, [], threading.Event()), depth=1)
+    assert [next(items) for _ in range(5)] == list(range(5))
+    with pytest.raises(ValueError, match="no more"):
+        next(items)
+    assert list(ahead((n for n in range(3)), depth=1)) == [0, 1, 2]
+
+
+def test_no_more_is_made_ahead_than_asked_for_and_nothing_after_the_loop_has_ended():
+    seen, ended = [], threading.Event()
+    items = ahead(counting(1000, seen, ended), depth=1)
+    assert next(items) == 0
+    items.close()
+    assert ended.wait(5)
+    assert len(seen) <= 4
 
 
 @pytest.mark.slow
