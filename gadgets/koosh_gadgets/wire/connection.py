@@ -158,6 +158,10 @@ class Connection:
         filler: Filler | None = None
         try:
             while not self.ended:
+                # nearly always: one more readout like the last one, already received
+                if filler is not None and filler.takes(self._source.held(filler.message_size)):
+                    self._add(filler)
+                    continue
                 number = messages.U16.unpack(self._source.peek(2))[0]
                 if number == ids.ACQUISITION:
                     shape = next_shape(self._source, self._limits)
@@ -165,10 +169,7 @@ class Connection:
                         yield filler.block()
                         filler = None
                     filler = filler or Filler(shape)
-                    raw = self._source.take(filler.message_size)
-                    if self.listener is not None:
-                        self.listener(raw)
-                    filler.add(raw)
+                    self._add(filler)
                     continue
                 if filler is not None and number not in (ids.TEXT, ids.QUERY):
                     yield filler.block()
@@ -179,6 +180,12 @@ class Connection:
             if filler is not None:
                 yield filler.block()
             raise
+
+    def _add(self, filler: Filler) -> None:
+        raw = self._source.take(filler.message_size)
+        if self.listener is not None:
+            self.listener(raw)
+        filler.add(raw)
 
     def _other(self, number: int) -> Iterator[object]:
         recorder = Recorder(self._source)

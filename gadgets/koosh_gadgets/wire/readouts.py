@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import ismrmrd
 import numpy as np
 
+from koosh_gadgets.wire import ids
 from koosh_gadgets.wire.errors import Malformed
 from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.messages import check
 from koosh_gadgets.wire.source import Source
 
 HEAD = np.dtype(ismrmrd.AcquisitionHeader)
+WHOLE = struct.Struct("<H34xHxxH136xH")  # the same behind the message's number
 SIZES = struct.Struct("<34xHxxH136xH")  # number_of_samples, active_channels, trajectory_dimensions
 BLOCK = 256
 BLOCK_BYTES = 16 << 20
@@ -110,11 +112,12 @@ class Filler:
         self._heads = bytearray(340 * self.capacity)
         self._flat = (_flat(self.trajectory), _flat(self.data))
         self._sizes = (4 * n_samples * n_axes, 8 * n_samples * n_coils)
+        self._wanted = (ids.ACQUISITION, *shape)
+        self.message_size = 342 + sum(self._sizes)  # of an acquisition of this shape, its number included
 
-    @property
-    def message_size(self) -> int:
-        """Bytes of one acquisition message of this shape, its number included."""
-        return 342 + sum(self._sizes)
+    def takes(self, raw: memoryview | None) -> bool:
+        """Whether this is a further acquisition message of the block."""
+        return raw is not None and self.n < self.capacity and WHOLE.unpack_from(raw) == self._wanted
 
     def add(self, raw: memoryview) -> None:
         """Copy one whole acquisition message into the block."""

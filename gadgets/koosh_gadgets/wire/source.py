@@ -51,6 +51,10 @@ class Source:
             self._fill(n)
         return self._buffer[self._start : self._start + n]
 
+    def held(self, n: int) -> memoryview | None:
+        """The next `n` bytes without taking them, if they have been received already."""
+        return self._buffer[self._start : self._start + n] if self._end - self._start >= n else None
+
     def take(self, n: int) -> memoryview:
         """The next `n` bytes; valid until the next call."""
         if n > BUFFER:
