@@ -97,7 +97,7 @@ def _stream(
 ) -> None:
     """Configuration, header, parameters, items at the wanted rate, close."""
     path = Path(request.config)
-    if path.suffix == ".xml" and path.is_file():
+    if path.suffix in (".xml", ".json") and path.is_file():
         output.send([messages.script(ids.CONFIG_TEXT, path.read_bytes())])
     else:
         output.send([messages.config_file(request.config)])

@@ -187,17 +187,21 @@ def waveform_header(record: np.void) -> ismrmrd.WaveformHeader:
     return head
 
 
-def write_images(path: str | Path, images: Iterable[ismrmrd.Image], xml: bytes | str | None = None) -> int:
-    """Write the images by series as `dataset/image_N` and say how many; the file is whole or absent.
+def write_images(
+    path: str | Path, images: Iterable[ismrmrd.Image], xml: bytes | str | None = None, group: str = "dataset"
+) -> int:
+    """Write the images by series as `GROUP/image_N` and say how many; the file is whole or absent.
 
     A series whose images differ in shape or type goes on in `image_N_1`, `image_N_2`, ...
     """
+    if not group.strip("/. "):
+        raise ValueError(f"the group {group!r} is no name for the images")
     grouped: dict[tuple[int, tuple[int, ...], int], list[ismrmrd.Image]] = defaultdict(list)
     for image in images:
         grouped[image.image_series_index, image.data.shape, image.data_type].append(image)
     taken: dict[int, int] = defaultdict(int)
     with atomic_file(path) as raw, h5py.File(raw, "w") as file:
-        dataset = file.create_group("dataset")
+        dataset = file.create_group(group)
         if xml is not None:
             text = xml.encode() if isinstance(xml, str) else xml
             dataset.create_dataset("xml", data=[text], dtype=h5py.special_dtype(vlen=bytes), maxshape=(1,))

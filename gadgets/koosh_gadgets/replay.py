@@ -30,17 +30,23 @@ from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.source import from_file
 
 log = logging.getLogger(__name__)
+Opened = tuple[bytes, Iterator[object], Journal, Settings]  # header, items, what is said, what was asked for
 
 
 def reconstruct(arguments: argparse.Namespace) -> int:
     """Images, made here or elsewhere, where they are wanted."""
     if arguments.address:
         return elsewhere(arguments)
+    with opened(arguments) as (header, items, journal, asked):
+        job = Job(header, parameters.from_arguments(arguments, asked), journal, device=arguments.device)
+        return deliver(arguments.out, header, job.images(items, depth=1), arguments.out_group) or failed(job)
+
+
+def opened(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[Opened]:
+    """The scan that was named, wherever it comes from."""
     if arguments.scan == "-":
-        return stream_here(sys.stdin.buffer, arguments.out, parameters.from_arguments(arguments, Settings()))
-    with open_recorded(Path(arguments.scan)) as (header, items, journal, asked):
-        job = Job(header, parameters.from_arguments(arguments, asked), journal, device="auto")
-        return deliver(arguments.out, header, job.images(items, depth=1)) or failed(job)
+        return contextlib.nullcontext(open_stdin(sys.stdin.buffer))
+    return open_recorded(Path(arguments.scan), arguments.in_group)
 
 
 def failed(job: Job) -> int:
@@ -49,7 +55,7 @@ def failed(job: Job) -> int:
 
 
 @contextlib.contextmanager
-def open_recorded(path: Path) -> Iterator[tuple[bytes, Iterator[object], Journal, Settings]]:
+def open_recorded(path: Path, group: str | None = None) -> Iterator[Opened]:
     """(header, items, journal, settings) of an ISMRMRD file, or of a spooled scan with what its peer asked for."""
     journal = Journal(path.name)
     if path.is_file() and is_recording(path):
@@ -59,10 +65,10 @@ def open_recorded(path: Path) -> Iterator[tuple[bytes, Iterator[object], Journal
         asked = load().service().settings(connection.opening.config, connection.opening.parameters)
         yield connection.opening.header, itertools.chain(first, items), journal, asked
         return
-    from koosh_gadgets.files import open_scan
+    from koosh_gadgets.supervised import scan_in_child
 
-    with open_scan(path) as file:
-        yield file.xml, file.items(), journal, Settings()
+    with scan_in_child(path, group) as (header, read):
+        yield header, read, journal, Settings()
 
 
 def recorded_connection(path: Path) -> Connection:
@@ -96,7 +102,7 @@ class Silent:
         """Nothing."""
 
 
-def deliver(out: str, header: bytes, images: Iterable[ismrmrd.Image]) -> int:
+def deliver(out: str, header: bytes, images: Iterable[ismrmrd.Image], group: str = "dataset") -> int:
     """Images to a file, whole or absent, or as an MRD stream to stdout."""
     if out == "-":
         put = sys.stdout.buffer
@@ -107,13 +113,13 @@ def deliver(out: str, header: bytes, images: Iterable[ismrmrd.Image]) -> int:
         return 0
     from koosh_gadgets.files import write_images
 
-    n = write_images(Path(out), images, header)
+    n = write_images(Path(out), images, header, group)
     sys.stdout.write(f"{n} images written to {out}\n")
     return 0
 
 
-def stream_here(raw: BinaryIO, out: str, settings: Settings) -> int:
-    """An MRD stream: with or without a configuration before the header; its parameters go before the options'."""
+def open_stdin(raw: BinaryIO) -> Opened:
+    """An MRD stream, with or without a configuration before the header; options given go before its parameters."""
     source, journal = from_file(raw), Journal("stdin")
     number = messages.U16.unpack(source.peek(2))[0]
     if number == ids.HEADER:
@@ -124,16 +130,20 @@ def stream_here(raw: BinaryIO, out: str, settings: Settings) -> int:
         opening = open_stream(source, Limits())
     if opening is None:
         raise ValueError("the stream on stdin ends before a header")
-    connection = Connection(opening, source, Silent(), Limits())
-    job = Job(opening.header, parameters.build(opening.parameters, settings), journal)
-    return deliver(out, opening.header, job.images(connection.items(), depth=1)) or failed(job)
+    items = Connection(opening, source, Silent(), Limits()).items()
+    first = list(itertools.islice(items, 1))  # parameters may come after the header, before the first readout
+    asked = parameters.from_wire(opening.parameters, Settings(), load().folders)
+    return opening.header, itertools.chain(first, items), journal, asked
 
 
 def elsewhere(arguments: argparse.Namespace) -> int:
     """Send the scan to a server and keep what it answers."""
     given = {n: getattr(arguments, n) for n in parameters.names() if getattr(arguments, n, None) is not None}
-    request = Request(arguments.address, arguments.port, arguments.config, arguments.rate, arguments.wait)
-    with open_recorded(Path(arguments.scan)) as (header, items, *_):
+    config = arguments.config_local or arguments.config
+    request = Request(arguments.address, arguments.port, config, arguments.rate, arguments.wait)
+    if arguments.config_local and not Path(config).is_file():
+        raise ValueError(f"the configuration file {config} does not exist")
+    with opened(arguments) as (header, items, *_):
         answer = send_scan(request, header, items, json.dumps(given) if given else "")
     for named in answer.dicom:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", named.name).removesuffix(".dcm").strip(".")[-100:] or "image"
@@ -141,4 +151,4 @@ def elsewhere(arguments: argparse.Namespace) -> int:
     if not answer.images:
         sys.stdout.write(f"{len(answer.dicom)} DICOM objects written beside {arguments.out}\n")
         return 0
-    return deliver(arguments.out, header, answer.images)
+    return deliver(arguments.out, header, answer.images, arguments.out_group)

@@ -75,6 +75,53 @@ def test_a_stream_goes_in_and_a_stream_comes_out(skip, monkeypatch):
     assert pixels(images) == WANT
 
 
+def test_the_options_of_gadgetrons_client_mean_the_same(scan, tmp_path):
+    import h5py
+
+    out = tmp_path / "out.h5"
+    given = ["replay", "-f", str(scan), "-g", "dataset", "-o", str(out), "-G", "/mine", "--method", "gridding"]
+    assert cli.main([*given, "--device", "cpu"]) == 0
+    assert pixels(read_images(out)) == WANT
+    with h5py.File(out) as file:
+        assert list(file) == ["mine"]
+    assert cli.main(["replay", "-o", str(out)]) == 2
+    assert cli.main(["replay", str(scan), "-f", str(scan), "-o", str(out)]) == 2
+    assert cli.main(["replay", str(scan), "-g", "other", "-o", str(out)]) == 2
+
+
+@pytest.mark.parametrize("scan_from", ["file", "stdin"])
+def test_a_device_that_is_not_there_is_an_error_for_files_and_streams_alike(scan_from, scan, tmp_path, monkeypatch):
+    stream = b"".join(scan_stream(config='{"method": "gridding"}'))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stream)))
+    chosen = []
+    from koosh_gadgets import pipeline
+
+    real = pipeline.device_of
+    monkeypatch.setattr(pipeline, "device_of", lambda name: chosen.append(name) or real("cpu"))
+    name = "-" if scan_from == "stdin" else str(scan)
+    given = ["replay", name, "-o", str(tmp_path / "o.h5"), "--method", "gridding"]
+    assert cli.main([*given, "--device", "cuda:7"]) == 0
+    assert set(chosen) == {"cuda:7"}
+    assert cli.main([*given, "--device", "tpu"]) == 2
+
+
+def test_a_local_configuration_is_sent_as_text_and_a_stream_is_sent_on(tmp_path, monkeypatch):
+    (tmp_path / "own.xml").write_text("<configuration/>")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"".join(scan_stream(name="koosh")))))
+    remote = Remote(image_bytes() + messages.CLOSE)
+    with remote as request:
+        where = ["-a", request.host, "-p", str(request.port), "-C", str(tmp_path / "own.xml")]
+        assert cli.main(["replay", "-", "-o", str(tmp_path / "o.h5"), *where]) == 0
+    assert bytes(remote.got) == b"".join(scan_stream(config="<configuration/>"))
+    assert cli.main(["replay", "-", "-o", str(tmp_path / "o.h5"), "-a", "x", "-C", str(tmp_path / "none.xml")]) == 2
+
+
+def test_a_stream_cannot_locate_files(monkeypatch, tmp_path):
+    stream = scan_stream(config='{"trajectory_file": "/etc/passwd"}')
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"".join(stream))))
+    assert cli.main(["replay", "-", "-o", str(tmp_path / "o.h5")]) == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\x89HDF\r\n\x1a\n" + b"x" * 100])
 def test_what_is_no_scan_is_bad_input_and_leaves_no_file(content, tmp_path):
     (tmp_path / "scan.h5").write_bytes(content)
