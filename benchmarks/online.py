@@ -30,10 +30,12 @@ from koosh_gadgets.settings import Settings
 from koosh_gadgets.spool import Spool
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.wire import ids, messages
-from koosh_gadgets.wire.connection import Connection, Opening, SocketOutput, connect, open_stream
+from koosh_gadgets.wire.connection import Connection, connect
 from koosh_gadgets.wire.errors import WireError
+from koosh_gadgets.wire.framing import SocketOutput
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.limits import Limits
+from koosh_gadgets.wire.opening import Opening, open_stream
 from koosh_gadgets.wire.source import Source, from_file
 
 log = logging.getLogger(__name__)

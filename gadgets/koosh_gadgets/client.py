@@ -14,8 +14,8 @@ from pathlib import Path
 import ismrmrd
 
 from koosh_gadgets.wire import ids, messages
-from koosh_gadgets.wire.connection import SocketOutput
 from koosh_gadgets.wire.errors import Cut, PeerError, TimedOut, WireError
+from koosh_gadgets.wire.framing import SocketOutput
 from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.readouts import Readouts
 from koosh_gadgets.wire.source import SocketReceiver, Source, watch

@@ -11,9 +11,11 @@ import ismrmrd
 
 from koosh_gadgets.settings import Folders, Settings, from_wire
 from koosh_gadgets.wire import ids
-from koosh_gadgets.wire.connection import GADGETRON, Connection, Opening, SocketOutput
+from koosh_gadgets.wire.connection import Connection
+from koosh_gadgets.wire.framing import SocketOutput
 from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.messages import script
+from koosh_gadgets.wire.opening import GADGETRON, Opening
 from koosh_gadgets.wire.parameters import from_text
 from koosh_gadgets.wire.readouts import Readouts
 from koosh_gadgets.wire.source import SocketReceiver, Source, watch
@@ -105,7 +107,7 @@ def buffer(launched: Any) -> None:
 
     def stage(items: Iterable[object], settings: Settings, header: bytes) -> Iterator[object]:
         from koosh_gadgets.pipeline import Job
-        from koosh_gadgets.stages.buffer import as_bucket
+        from koosh_gadgets.stages.volume import as_bucket
 
         plain = dataclasses.replace(settings, preview=False, noise_adjusted=True)
         return map(as_bucket, Job(header, plain).volumes(items))

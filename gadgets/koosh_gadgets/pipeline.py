@@ -17,7 +17,7 @@ from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages import calibrate
 from koosh_gadgets.stages.ahead import Ahead
 from koosh_gadgets.stages.background import in_background
-from koosh_gadgets.stages.buffer import Volume, buffer
+from koosh_gadgets.stages.buffer import buffer
 from koosh_gadgets.stages.encoding import Encoding, encodings
 from koosh_gadgets.stages.frames import joined, reconstruct_series, stacked
 from koosh_gadgets.stages.grid import Grid, cropped, grid, scan_of
@@ -37,6 +37,7 @@ from koosh_gadgets.stages.reconstruct import (
 )
 from koosh_gadgets.stages.trajectory import APART, with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
+from koosh_gadgets.stages.volume import Volume
 from koosh_gadgets.stages.whiten import whiten
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.readouts import Readouts

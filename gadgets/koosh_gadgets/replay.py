@@ -24,9 +24,11 @@ from koosh_gadgets.settings import Settings
 from koosh_gadgets.spool import Recorded, is_recording
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.wire import ids, messages
-from koosh_gadgets.wire.connection import MRD, Connection, Opening, Parts, open_stream
+from koosh_gadgets.wire.connection import Connection
 from koosh_gadgets.wire.errors import WireError
+from koosh_gadgets.wire.framing import Parts
 from koosh_gadgets.wire.limits import Limits
+from koosh_gadgets.wire.opening import MRD, Opening, open_stream
 from koosh_gadgets.wire.source import from_file
 
 log = logging.getLogger(__name__)

@@ -13,16 +13,8 @@ from pathlib import Path
 from types import FrameType
 
 from koosh_gadgets.config import Configuration
-from koosh_gadgets.relay import (
-    Client,
-    Died,
-    Feeder,
-    ToClient,
-    deliver_later,
-    pump,
-    reconstruct_recording,
-    truncation_message,
-)
+from koosh_gadgets.feeding import Died, Feeder, ToClient
+from koosh_gadgets.relay import Client, deliver_later, pump, reconstruct_recording, truncation_message
 from koosh_gadgets.spool import Recording, new_name
 from koosh_gadgets.wire import messages
 from koosh_gadgets.wire.errors import WireError

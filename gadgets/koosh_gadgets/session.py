@@ -14,8 +14,9 @@ from koosh_gadgets.pipeline import Job, Turn
 from koosh_gadgets.settings import Folders, Settings, from_wire
 from koosh_gadgets.stages.image import Format
 from koosh_gadgets.stages.journal import Journal
-from koosh_gadgets.wire.connection import GADGETRON, Connection
+from koosh_gadgets.wire.connection import Connection
 from koosh_gadgets.wire.errors import Cut, TimedOut, WireError
+from koosh_gadgets.wire.opening import GADGETRON
 
 if TYPE_CHECKING:
     from koosh_gadgets.dicom.outbox import Outbox

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 
-from koosh_gadgets.wire.connection import Connection, open_stream
+from koosh_gadgets.wire.connection import Connection
 from koosh_gadgets.wire.limits import Limits
+from koosh_gadgets.wire.opening import open_stream
 from koosh_gadgets.wire.source import Source, from_file
 
 

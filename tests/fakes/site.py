@@ -13,8 +13,8 @@ from koosh_gadgets.config import Configuration
 from koosh_gadgets.server import Server
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.wire import ids, messages
-from koosh_gadgets.wire.connection import frames
 from koosh_gadgets.wire.errors import WireError
+from koosh_gadgets.wire.framing import frames
 from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.source import SocketReceiver, Source
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import Settings, ladder
-from koosh_gadgets.stages.buffer import Volume
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.network import Unable, chosen
 from koosh_gadgets.stages.reconstruct import Outcome, bytes_needed, sentence
+from koosh_gadgets.stages.volume import Volume
 
 if TYPE_CHECKING:
     from torch import Tensor

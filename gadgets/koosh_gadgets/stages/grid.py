@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from koosh_gadgets.stages.buffer import Volume
 from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
+from koosh_gadgets.stages.volume import Volume
 
 if TYPE_CHECKING:
     from koosh_models.scan import Geometry, Scan

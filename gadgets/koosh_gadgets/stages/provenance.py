@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from koosh_gadgets.stages.buffer import Volume, label
 from koosh_gadgets.stages.grid import Grid
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.prepared import EPS
 from koosh_gadgets.stages.reconstruct import Outcome, device_of
+from koosh_gadgets.stages.volume import Volume, label
 from koosh_gadgets.wire.readouts import BLOCK
 
 if TYPE_CHECKING:

@@ -7,120 +7,20 @@ import json
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 from koosh_gadgets.wire import ids, messages
-from koosh_gadgets.wire.errors import Cut, Malformed, TimedOut, WireError
+from koosh_gadgets.wire.errors import WireError
+from koosh_gadgets.wire.framing import Output, SocketOutput, drain
 from koosh_gadgets.wire.limits import Limits
+from koosh_gadgets.wire.opening import MRD, Opening, open_stream
 from koosh_gadgets.wire.parameters import from_text
-from koosh_gadgets.wire.readouts import Filler, Readouts, next_shape
+from koosh_gadgets.wire.readouts import Filler, next_shape
 from koosh_gadgets.wire.source import Recorder, SocketReceiver, Source, watch
 
 log = logging.getLogger(__name__)
-GADGETRON, MRD = "gadgetron", "mrd"
 TRUNCATED = "koosh-truncated"  # the key with which our own relay says that the scan ended early
-Parts = Sequence[bytes | memoryview]
 Listener = Callable[[bytes | memoryview], None]
-
-
-@dataclass
-class Opening:
-    """What a peer says before the first readout.
-
-    dialect     `gadgetron`: Gadgetron's <external>;  `mrd`: MRD clients and FIRE
-    config      name of a configuration (mrd), or ""
-    parameters  names and values, all strings; an MRD client may add some as JSON text after the header
-    header      the ISMRMRD header as it came
-    """
-
-    dialect: str
-    config: str = ""
-    parameters: dict[str, str] = field(default_factory=dict)
-    header: bytes = b""
-
-
-class Output(Protocol):
-    """Where messages go."""
-
-    def send(self, parts: Parts) -> None:
-        """Send the pieces of one message."""
-
-    def close(self) -> None:
-        """Give back what sending needed; the peer may still send."""
-
-
-class SocketOutput:
-    """Sends over a socket; a peer that takes nothing for `seconds` is an error."""
-
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
-        self._sock = sock.dup()  # a time limit of its own, while another thread reads
-        self._seconds = seconds
-        self._lock = threading.Lock()
-
-    def close(self) -> None:
-        """Close the duplicate; the socket itself stays open."""
-        self._sock.close()
-
-    def send(self, parts: Parts) -> None:
-        """Small pieces go together, large ones without a copy; messages of several threads don't mix."""
-        small: list[bytes | memoryview] = []
-        with self._lock:
-            for part in parts:
-                if len(part) < 1 << 16:
-                    small.append(part)
-                else:
-                    self._all(memoryview(b"".join(small)))
-                    self._all(memoryview(part))
-                    small = []
-            self._all(memoryview(b"".join(small)))
-
-    def _all(self, view: memoryview) -> None:
-        try:
-            while len(view):
-                self._sock.settimeout(self._seconds)
-                view = view[self._sock.send(view) :]
-        except TimeoutError as error:
-            raise TimedOut(f"the peer took no data for {self._seconds:g} s") from error
-        except OSError as error:
-            raise Cut(f"the peer is gone: {error}") from error
-
-
-def open_stream(source: Source, limits: Limits) -> Opening | None:
-    """Configuration and header; None where the peer closes before a header (a dependency query)."""
-    number = _number(source)
-    if number == ids.CLOSE:
-        return None
-    opening = read_config(number, source, limits)
-    while (number := _number(source)) in (ids.TEXT, ids.QUERY, ids.DEPENDENCY_QUERY):
-        messages.read_item(number, source, limits)
-    if number == ids.CLOSE:
-        return None
-    if number != ids.HEADER:
-        raise Malformed(f"message {number} where the header (3) was expected")
-    opening.header = bytes(messages.sized(source, "the header", messages.U32, limits.header))
-    return opening
-
-
-def read_config(number: int, source: Source, limits: Limits) -> Opening:
-    """The first message, which also tells the dialect."""
-    if number == ids.CONFIG_FILE:
-        raw = bytes(source.read(1024))
-        if b"\0" not in raw:
-            raise Malformed("the configuration name has no end within its 1024 bytes")
-        return Opening(MRD, messages.decode(raw.split(b"\0", 1)[0], "the configuration name"))
-    if number != ids.CONFIG_TEXT:
-        raise Malformed(f"the first message is {number}; wanted a configuration (1 or 2)")
-    text = messages.decode(messages.sized(source, "the configuration", messages.U32, limits.config), "configuration")
-    gadgetron = not text.strip() or text.lstrip().startswith("<")
-    config, parameters = from_text(text)
-    return Opening(GADGETRON if gadgetron else MRD, config, parameters)
-
-
-def _number(source: Source) -> int:
-    return int(messages.U16.unpack(source.take(2))[0])
 
 
 class Connection:
@@ -252,48 +152,6 @@ class Connection:
         self.output.close()
 
 
-def drain(source: Source, limits: Limits) -> None:
-    """Skip messages up to the close message; where they can't be told apart any more, skip bytes."""
-    until, size = time.monotonic() + limits.drain_s, 0
-    try:
-        for number, raw in frames(source, limits):
-            size += len(raw)
-            if number == ids.CLOSE or size > limits.drain or time.monotonic() > until:
-                return
-    except (Cut, TimedOut):
-        return
-    except WireError:
-        with contextlib.suppress(WireError):
-            while time.monotonic() < until and size < limits.drain and not source.at_end():
-                size += source.skip()
-
-
-def frames(source: Source, limits: Limits) -> Iterator[tuple[int, memoryview]]:
-    """(number, whole message) one after the other, close included; a view is valid until the next one."""
-    while True:
-        number = int(messages.U16.unpack(source.peek(2))[0])
-        if number == ids.ACQUISITION:
-            n_samples, n_coils, n_axes = next_shape(source, limits)
-            yield number, source.take(342 + n_samples * (8 * n_coils + 4 * n_axes))
-            continue
-        yield number, memoryview(whole(number, source, limits))
-        if number == ids.CLOSE:
-            return
-
-
-def whole(number: int, source: Source, limits: Limits) -> bytes:
-    """The bytes of a message that is not an acquisition, checked by reading it."""
-    recorder = Recorder(source)
-    recorder.read(2)
-    if number == ids.CONFIG_FILE:
-        recorder.read(1024)
-    elif number in (ids.CONFIG_TEXT, ids.HEADER):
-        messages.sized(recorder, "configuration or header", messages.U32, max(limits.config, limits.header))
-    elif number != ids.CLOSE:
-        messages.read_item(number, recorder, limits)
-    return b"".join(recorder.parts)
-
-
 def answer(question: str) -> str:
     """What a peer that asks is told."""
     return json.dumps({"name": "koosh"}) if "info" in question else "unsupported"
@@ -320,6 +178,3 @@ def connect(sock: socket.socket, limits: Limits) -> Connection | None:
     if connection is None:
         output.close()
     return connection
-
-
-__all__ = ["GADGETRON", "MRD", "Connection", "Opening", "Readouts", "connect", "drain", "frames", "open_stream"]

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koosh_gadgets.wire import arrays, ids, messages
-from koosh_gadgets.wire.connection import connect, open_stream
+from koosh_gadgets.wire.connection import connect
 from koosh_gadgets.wire.errors import Cut, Malformed, TimedOut, TooLarge, WireError
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.limits import Limits
+from koosh_gadgets.wire.opening import open_stream
 from koosh_gadgets.wire.readouts import Readouts, blocks
 from tests.fakes.pipes import connection_of, source_of
 from tests.fakes.streams import header_xml, message, noise_readout, opening, point_scan, readout, scan_stream
