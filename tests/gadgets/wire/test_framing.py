@@ -40,7 +40,7 @@ def test_blocks_from_the_wire_and_from_a_list_are_cut_alike():
     sent = [noise_readout(0), *point_scan(spokes=300), readout(400, np.ones((3, 8), np.complex64))]
     wire = [len(b) for b in connection_of(b"".join(scan_stream(sent))).items()]
     assert wire == [len(b) for b in blocks(sent)]
-    assert max(wire) == 256
+    assert max(wire) == 32
 
 
 def collect(connect, got):
