@@ -1,9 +1,12 @@
 """Nothing heavy is imported before it is needed: modules are counted here, seconds by `python -m benchmarks.start`."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+ROOT = Path(__file__).parent.parent.parent
 HEAVY = {
     "torch",
     "numpy",
@@ -24,7 +27,8 @@ AFTER = "\nimport json, sys; json.dump(sorted({name.partition('.')[0] for name i
 
 def imported(code: str) -> set[str]:
     """Top-level modules that a new interpreter holds after `code`."""
-    done = subprocess.run([sys.executable, "-c", code + AFTER], capture_output=True, text=True, check=True)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'gadgets'}:{ROOT / 'models'}"}
+    done = subprocess.run([sys.executable, "-c", code + AFTER], capture_output=True, text=True, check=True, env=env)
     return set(json.loads(done.stderr))
 
 
