@@ -11,7 +11,7 @@ PIP := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip instal
 WIRE := tests/gadgets/wire tests/gadgets/test_files.py tests/gadgets/test_pipeline.py tests/gadgets/test_server.py tests/gadgets/test_replay.py
 INFERENCE := tests/models/test_nufft.py tests/models/test_operators.py tests/models/test_classical.py tests/models/networks tests/models/weights
 
-.PHONY: help setup demo test test-all test-rest test-with test-ismrmrd14 test-numpy126 test-torch27 lint clean
+.PHONY: help setup demo docs test test-all test-rest test-with test-ismrmrd14 test-numpy126 test-torch27 lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -56,6 +56,10 @@ test-numpy126:  ## the same and inference with numpy 1.26, and the last torchkbn
 test-torch27:  ## inference with torch 2.7.1, as OpenRecon has it; downloads 3 GB
 	$(MAKE) test-with WITH="torch==2.7.1" TESTS="$(INFERENCE)"
 
+# any warning fails it; site/index.html opens without a server and without a network
+docs: $(READY)  ## the pages as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(READY)  ## ruff, mypy, and that nothing needs a newer Python than 3.10
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,4 +67,4 @@ lint: $(READY)  ## ruff, mypy, and that nothing needs a newer Python than 3.10
 	$(BIN)/vermin --quiet --target=3.10- --no-tips gadgets models benchmarks tests docker
 
 clean:  ## removes what was made here
-	rm -rf $(VENV) .venv-with demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-with demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

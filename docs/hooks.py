@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Equations and reference entries in place of their sources."""
-    markdown = BLOCK.sub(lambda found: f'<div class="equation">{mathml(found[1], "block")}</div>\n', markdown)
+    markdown = BLOCK.sub(lambda found: f'<div style="overflow-x:auto">{mathml(found[1], "block")}</div>\n', markdown)
     # in a span, since a line that starts with an element of its own would end the paragraph
     markdown = INLINE.sub(lambda found: f"<span>{mathml(found[1], 'inline')}</span>", markdown)
     return REFERENCE.sub(lambda found: entry(found[1]), markdown)

@@ -34,7 +34,9 @@ for method in methods:
     scores = evaluate(found.volume, measured.truth, measured.mask)
     left = residual(scan, maps, found.volume)
     rows.append((method, scores["psnr"], scores["ssim"], left.total, found.seconds["solve"]))
-    print(f"{method:10} {scores['psnr']:6.2f} dB  SSIM {scores['ssim']:.4f}  residual {left.total:.3f}  {rows[-1][-1]:.1f} s")
+    print(
+        f"{method:10} {scores['psnr']:6.2f} dB  SSIM {scores['ssim']:.4f}  residual {left.total:.3f}  {rows[-1][-1]:.1f} s"
+    )
 
 # %% [markdown]
 # A smaller residual is not a better image: CG explains more and more of the noise as it goes on. That is why it is stopped

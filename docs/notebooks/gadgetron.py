@@ -19,7 +19,20 @@ from koosh_gadgets.files import open_scan, write_images
 
 folder = Path(tempfile.mkdtemp())
 file = folder / "scan.h5"
-main(["simulate", str(file), "--matrix", "24", "--coils", "4", "--acceleration", "2", "--truth", str(folder / "truth.npz")])
+main(
+    [
+        "simulate",
+        str(file),
+        "--matrix",
+        "24",
+        "--coils",
+        "4",
+        "--acceleration",
+        "2",
+        "--truth",
+        str(folder / "truth.npz"),
+    ]
+)
 
 # %% [markdown]
 # **A warm server**, as `koosh_3d.xml` expects it behind `<connect port="9020"/>`.

@@ -54,5 +54,7 @@ problem = non_cartesian(scan, maps.maps)
 x = torch.zeros_like(problem.b)
 for step in range(5):
     residual = problem.b - problem.normal(x)
-    x = x + residual * (residual.abs().square().sum() / torch.vdot(residual.flatten(), problem.normal(residual).flatten()))
+    x = x + residual * (
+        residual.abs().square().sum() / torch.vdot(residual.flatten(), problem.normal(residual).flatten())
+    )
     print(f"step {step + 1}: |b - N x| / |b| = {float(residual.norm() / problem.b.norm()):.3f}")

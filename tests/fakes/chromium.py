@@ -42,7 +42,9 @@ def screenshot(tmp_path: Path, page: Path, width: int, height: int) -> Path:
 def measured(tmp_path: Path, page: Path, width: int) -> dict[str, object]:
     """What a page of that width measures: `width`, `height`, `images`, `broken`, elements too `wide`."""
     probe = tmp_path / "probe.html"
-    probe.write_text(PROBE.format(width=width, page=escape(page.read_text())))
+    # a framed text has no place of its own: its styles and pictures lie beside the page
+    based = page.read_text().replace("<head>", f'<head><base href="{page.parent.as_uri()}/">', 1)
+    probe.write_text(PROBE.format(width=width, page=escape(based)))
     said = chromium(tmp_path, "--dump-dom", "--virtual-time-budget=5000", probe.as_uri())
     found = re.search(r"<pre>(\{.*?\})</pre>", said, re.DOTALL)
     assert found is not None, said[-500:]
