@@ -60,7 +60,7 @@ print("before + after the last readout:", meta["koosh_seconds"])
 # %%
 from koosh_gadgets.client import singly
 from koosh_gadgets.wire import ids, messages
-from koosh_gadgets.wire.connection import frames
+from koosh_gadgets.wire.framing import frames
 from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.source import SocketReceiver, Source
 

@@ -20,7 +20,7 @@ path = trajectory("radial2d", matrix, acceleration=3)
 def case(name, seed):
     """A problem and what its image should be."""
     body = phantom(name, matrix, seed)
-    measured = simulate(body.image, path, mask=body.mask, n_coils=4, noise=0.04, seed=seed)
+    measured = simulate(body.image, path, mask=body.mask, n_coils=4, noise=0.12, seed=seed)
     # the simulation's own maps: those estimated from a scan have a phase of their own, which the truth would need as well
     return non_cartesian(with_weights(measured.scan), measured.maps), measured
 
@@ -33,14 +33,14 @@ problem, measured = case("head", 100)
 # halo is most of a tile; the gain comes with volumes.
 
 # %%
-network = build(Dims(ndim=2, stages=3, features=16, layers=3, consistency="cg", lam=0.2, cg_steps=6))
+network = build(Dims(ndim=2, stages=3, features=16, layers=3, consistency="cg", lam=0.5, cg_steps=6))
 strategy = Blockwise(budget=1 << 20)
 print(f"plain backpropagation {Backprop().memory(network, problem) >> 10} KiB")
 print(f"block by block        {strategy.memory(network, problem) >> 10} KiB")
 
 # %%
 before = evaluate(network(problem).detach(), measured.truth, measured.mask)["psnr"]
-optimizer = torch.optim.Adam(strategy.phases(network)[0], lr=3e-3)
+optimizer = torch.optim.Adam(strategy.phases(network)[0], lr=5e-3)
 losses = []
 for _ in range(12):
     total = 0.0
