@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -128,11 +129,16 @@ def sequentially(plan: Plan, examples: Sequence[Example], targets: Targets, seed
     return network
 
 
-def end_to_end(plan: Plan, examples: Sequence[Example], seed: int, **change: bool) -> Unrolled:
-    """All stages at once; `change` may share the weights or cut the gradient through the projections."""
+def end_to_end(
+    plan: Plan, examples: Sequence[Example], seed: int, begun: Unrolled | None = None, **change: bool
+) -> Unrolled:
+    """All stages at once; `change` may share the weights or cut the gradient through the projections.
+
+    begun  a trained network to go on with, which stays as it is
+    """
     torch.manual_seed(seed)
-    network = build(replace(plan.dims, **change))
-    if not network.dims.shared:  # the same first weights everywhere, as sequential training has them
+    network = build(replace(plan.dims, **change)) if begun is None else copy.deepcopy(begun)
+    if begun is None and not network.dims.shared:  # the same first weights everywhere, as sequential training has them
         for k in range(1, plan.dims.stages):
             network.regularizers[k].load_state_dict(network.regularizers[0].state_dict())
     fit(network, Backprop(), examples, truth, plan, plan.whole, seed)
@@ -185,6 +191,6 @@ def interval(values: Tensor) -> tuple[float, float]:
 
 
 def timed(run: Callable[[], Unrolled]) -> tuple[Unrolled, float]:
-    """A trained network and the seconds it took."""
-    start = time.perf_counter()
-    return run(), time.perf_counter() - start
+    """A trained network and the seconds of CPU it took."""
+    start = time.process_time()
+    return run(), time.process_time() - start

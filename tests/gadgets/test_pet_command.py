@@ -23,7 +23,21 @@ def scan(tmp_path: Path) -> Path:
 def numbers(image: Path, scan: Path) -> dict[str, float]:
     out = image.with_suffix(".json")
     assert main(["pet", "evaluate", str(image), str(scan), "--json", str(out)]) == 0
-    return json.loads(out.read_text())
+    return json.loads(out.read_text())[str(image)]
+
+
+def test_images_are_compared_in_one_table(scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [str(scan.with_name(f"{n}.nii")) for n in (1, 8)]
+    for path, iterations in zip(images, ("1", "8"), strict=True):
+        assert main(["pet", "reconstruct", str(scan), path, "--subsets", "5", "--iterations", iterations]) == 0
+    capsys.readouterr()
+    assert main(["pet", "evaluate", *images, str(scan)]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.split()[:3] == ["image", "NRMSE", "total"]
+    assert [line.split()[0] for line in lines] == images
+    assert [float(line.split()[1]) for line in lines] == [
+        pytest.approx(numbers(Path(path), scan)["nrmse"], abs=1e-4) for path in images
+    ]
 
 
 @pytest.mark.parametrize("method", ["mlem", "osem", "map", "bowsher"])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+COLUMNS = {"nrmse": "NRMSE", "total": "total", "lesions": "lesions", "psnr_db": "PSNR dB", "ssim": "SSIM"}
 METHODS = ("mlem", "osem", "map", "bowsher", "network")
 
 
@@ -29,10 +30,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parts = top.add_subparsers(title="parts", metavar="PART", required=True)
     add_simulate(parts)
     add_reconstruct(parts)
-    p = parts.add_parser("evaluate", help="compare an image with the truth of a simulated scan")
-    p.add_argument("image", metavar="IMAGE.nii", help="NIfTI image on the scan's grid")
+    p = parts.add_parser("evaluate", help="compare images with the truth of a simulated scan, in a table")
+    p.add_argument("images", metavar="IMAGE.nii", nargs="+", help="NIfTI images on the scan's grid")
     p.add_argument("scan", metavar="SCAN.npz", help="simulated scan with its truth")
-    p.add_argument("--json", metavar="FILE", help="also write the numbers there")
+    p.add_argument("--json", metavar="FILE", help="also write the numbers there, by image")
     p.set_defaults(run=evaluate)
 
 
@@ -213,28 +214,35 @@ def write_image(path: Path, image: Tensor, geometry: Geometry) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Print how far an image is from the truth."""
+    """Print how far images are from the truth, one a line."""
+    from koosh_gadgets.petfile import read_pet
+
+    scan = read_pet(arguments.scan)
+    found = {name: numbers_of(Path(name), scan, Path(arguments.scan).name) for name in arguments.images}
+    width = max(len(name) for name in ("image", *found))
+    sys.stdout.write(f"{'image':{width}}{''.join(f'{title:>10}' for title in COLUMNS.values())}\n")
+    for name, numbers in found.items():
+        cells = (f"{numbers[key]:10.4f}" if key in numbers else f"{'-':>10}" for key in COLUMNS)
+        sys.stdout.write(f"{name:{width}}{''.join(cells)}\n")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def numbers_of(path: Path, scan: PetFile, name: str) -> dict[str, float]:
+    """NRMSE, errors of the total activity and of that in the lesions, PSNR and SSIM of an image file."""
     import torch
 
     from koosh_gadgets.nifti import read_nifti
-    from koosh_gadgets.petfile import read_pet
     from koosh_models.baselines.pet import quantities
     from koosh_models.metrics import psnr, ssim
 
-    scan = read_pet(arguments.scan)
     if scan.truth is None:
-        raise ValueError(f"{Path(arguments.scan).name} holds no truth: only simulated scans can be evaluated")
-    volume, _ = read_nifti(arguments.image)
+        raise ValueError(f"{name} holds no truth: only simulated scans can be evaluated")
+    volume, _ = read_nifti(path)
     if volume.size != scan.truth.numel():
-        raise ValueError(
-            f"{Path(arguments.image).name} has {volume.shape} voxels, the scan's grid is {scan.geometry.matrix}"
-        )
+        raise ValueError(f"{path.name} has {volume.shape} voxels, the scan's grid is {scan.geometry.matrix}")
     image = torch.from_numpy(volume.astype("float32")).reshape(scan.truth.shape)
-    numbers = quantities(image, scan.truth, scan.lesions)
     body = scan.truth > 0
-    numbers |= {"psnr_db": psnr(image, scan.truth, body), "ssim": ssim(image, scan.truth, body)}
-    for name, value in numbers.items():
-        sys.stdout.write(f"{name:20} {value:.5g}\n")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(numbers, indent=1) + "\n")
-    return 0
+    shown = {"psnr_db": psnr(image, scan.truth, body), "ssim": ssim(image, scan.truth, body)}
+    return quantities(image, scan.truth, scan.lesions) | shown

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,13 @@ class Labels:
     spacing_mm: tuple[float, ...]
     held_out: bool = False
 
+    @cached_property
+    def brain(self) -> tuple[Tensor, list[int]]:
+        """Levels in z with at least 0.4 of the most brain that any has, and the middle (z, y, x) of the brain."""
+        brain = torch.isin(self.classes, torch.tensor([int(Tissue.GREY), int(Tissue.WHITE)]))
+        area = brain.flatten(1).sum(1)
+        return torch.nonzero(area > 0.4 * area.max()).flatten(), _centre(brain)
+
 
 def load_labels(path: str | Path) -> Labels:
     """The label map of an .npz with `image` (x, y, z towards R, A, S) in FreeSurfer's numbers and `spacing_mm`."""
@@ -261,9 +269,8 @@ def from_labels(labels: Labels, geometry: Geometry, seed: int) -> Patient:
     """A patient of that anatomy: a random slice (2D) or slab (3D) with brain in it, random values and lesions."""
     generator = torch.Generator().manual_seed(seed)
     extent = [max(1, round(f / s)) for f, s in zip(fov3(geometry), labels.spacing_mm, strict=True)]
-    brain = torch.isin(labels.classes, torch.tensor([int(Tissue.GREY), int(Tissue.WHITE)]))
-    levels = torch.nonzero(brain.flatten(1).sum(1) > 0.4 * brain.flatten(1).sum(1).max()).flatten()
-    middle = [int(levels[int(torch.randint(len(levels), (), generator=generator))]), *_centre(brain)[1:]]
+    levels, centre = labels.brain
+    middle = [int(levels[int(torch.randint(len(levels), (), generator=generator))]), *centre[1:]]
     if len(geometry.matrix) == 3:
         middle[0] = round(0.7 * float(levels.float().mean()) + 0.3 * middle[0])
     classes = window(labels.classes, middle, extent)
