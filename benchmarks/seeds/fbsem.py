@@ -54,10 +54,7 @@ VOLUME = Plan(
 )  # fmt: skip
 TINY = replace(SMALL, size=16, steps=4, whole=4, train=4, test=2)
 SHALLOW = replace(VOLUME, size=16, train=2, test=2, steps=2, dims=replace(VOLUME.dims, stages=3, features=4))
-ENDS = replace(
-    SMALL, train=192, test=32, steps=400, whole=1500,
-    dims=replace(SMALL.dims, stages=10, features=16, layers=4, start="osem"),
-)  # fmt: skip
+ENDS = replace(SMALL, train=96, test=32, steps=200, whole=600, dims=replace(SMALL.dims, stages=10, start="osem"))
 OURS, BLIND, TRUTH = "FBSEM with MR", "FBSEM without MR", "the truth for all stages"
 STOPPED, SMOOTHED = "OSEM, best-stopped", "OSEM, best-smoothed"
 PARTS = ("memory", "table", "targets", "ends", "seeds", "volume", "deep")

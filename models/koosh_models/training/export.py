@@ -15,6 +15,7 @@ from koosh_models.training.pet import PetData
 from koosh_models.training.recipe import Recipe
 from koosh_models.training.tables import Data
 from koosh_models.training.validate import Score, means
+from koosh_models.training.volumes import Source, sources_of
 
 FAMILY = {
     "radial3d": "radial", "ute3d": "radial", "radial2d": "radial", "cine_radial": "radial",
@@ -111,8 +112,11 @@ def card_of(
 def credits_of(data: Data) -> tuple[str, ...]:
     """What the network was trained on: files with their origin and licence, and phantoms."""
     if data.pet is not None:
-        return ()
-    used = [s for s in sources(data) if s.split == "training"]
+        found = sources_of(data.volumes) if data.volumes else []
+        used = [s for s in found if s.labels] + [Source(name, name, "training") for name in data.pet.phantoms]
+    else:
+        used = sources(data)
+    used = [s for s in used if s.split == "training"]
     return tuple(f"{s.name} ({s.credit or ('phantom' if s.path is None else 'no licence stated')})" for s in used)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from koosh_models.strategies.sequential import Sequential
 from koosh_models.training import checkpoint
 from koosh_models.training.distributed import Ranks
 from koosh_models.training.estimate import needs
+from koosh_models.training.export import credits_of
 from koosh_models.training.feed import fetch
 from koosh_models.training.loop import Run
 from koosh_models.training.plan import parts
@@ -20,7 +23,7 @@ from koosh_models.training.toml import RecipeError
 from koosh_models.training.validate import compare
 
 CPU = torch.device("cpu")
-NAMES = ("fbsem2d", "fbsem2d_mr", "fbsem3d")
+NAMES = ("fbsem2d", "fbsem2d_mr", "fbsem3d", "fbsem3d_deep")
 
 
 def recipe(name: str, *changes: str, size: str = "test") -> Recipe:
@@ -115,3 +118,17 @@ def test_the_network_is_compared_with_tuned_osem_and_map_em():
 def test_a_recipe_that_does_not_fit_together_is_refused(change, message):
     with pytest.raises(RecipeError, match=message):
         recipe("fbsem2d_mr", change)
+
+
+def test_the_card_names_what_the_network_was_trained_on(tmp_path):
+    found = recipe("fbsem2d_mr")
+    assert credits_of(found.data) == ("head (phantom)", "chest (phantom)")
+    meta = {"contrast": "labels", "split": "train", "source_repo": "owner/maps", "licence": "MIT"}
+    for name, split in (("labels_a", "train"), ("labels_b", "validation")):
+        np.savez(
+            tmp_path / f"{name}.npz", image=np.ones((4, 4, 4), np.uint16), spacing_mm=(1.0, 1.0, 1.0), scale=1.0,
+            meta=json.dumps({**meta, "name": name, "subject": name, "split": split}),
+        )  # fmt: skip
+    with_maps = recipe("fbsem2d_mr", f"data.volumes='{tmp_path}'")
+    assert credits_of(with_maps.data)[0] == "labels_a (owner/maps, MIT)"
+    assert not any("labels_b" in line for line in credits_of(with_maps.data))
