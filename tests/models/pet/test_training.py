@@ -154,3 +154,37 @@ def test_examples_are_reproducible_and_their_targets_run_ahead_by_the_stride() -
     assert torch.equal(one.scan.counts, again.scan.counts)
     assert torch.equal(one.target(3), ahead.target(1))
     assert torch.equal(one.target(6), ahead.target(2))
+
+
+def test_flips_train_on_mirrored_images_without_a_projector(monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = examples()
+    calls: list[int] = []
+    problem = counted(example.problem, calls)
+    plain, flipped = (Sequential(stage=1, flips=flips) for flips in (False, True))
+    losses = []
+    for drawn in (0.9, 0.1):  # no axis is mirrored, then all are
+        monkeypatch.setattr(torch, "rand", lambda *a, drawn=drawn, **k: torch.tensor(drawn))
+        losses.append(flipped.step(network(), problem, example.truth)[0])
+    assert losses[0] == plain.step(network(), problem, example.truth)[0]
+    assert losses[1] != losses[0]
+
+    symmetric = network()  # kernels that are their own mirror images can't tell the two apart
+    with torch.no_grad():
+        for layer in symmetric.regularizers[1].layers:  # type: ignore[union-attr]
+            w = layer.weight
+            layer.weight.copy_((w + w.flip(-1) + w.flip(-2) + w.flip((-1, -2))) / 4)
+    seen = []
+    for drawn in (0.9, 0.1):
+        monkeypatch.setattr(torch, "rand", lambda *a, drawn=drawn, **k: torch.tensor(drawn))
+        symmetric.zero_grad()
+        loss = flipped.step(symmetric, problem, example.truth)[0]
+        raw = symmetric.stage(1).parameters()[-1].grad
+        assert raw is not None
+        seen.append((loss, float(raw)))
+    assert seen[0] == pytest.approx(seen[1], rel=1e-4)
+
+
+def test_flips_are_refused_where_the_operator_runs_in_every_step() -> None:
+    net = build(Dims(ndim=2, stages=2, features=4, layers=2, consistency="gradient", start="adjoint"))
+    with pytest.raises(ValueError, match="flips need a consistency step that can be cached"):
+        Sequential(flips=True).phases(net)
