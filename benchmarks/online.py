@@ -340,7 +340,7 @@ def main() -> None:
             "mutations": lambda: mutation_rows(500 if quick else 10_000),
             "latency": lambda: latency_rows(simulated(folder, 48 if quick else 96, 8), quick),
             "server": lambda: server_rows(simulated(folder, 32, 4), 5 if quick else 100),
-            "r4": lambda: crowd_rows(simulated(folder, 48, 4), 1 if quick else 8),
+            "r4": lambda: crowd_rows(simulated(folder, 32, 4), 1 if quick else 6),
         }
         for part in (options.only,) if options.only else PARTS:
             rows += parts[part]()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from koosh_models.scan import Scan
 
 log = logging.getLogger(__name__)
+ONE = threading.Lock()  # scans that run at once work ahead one after the other: together they would all be late
 
 
 def expected_plan(space: Encoding, matrix: int, table: np.ndarray | None) -> Plan | None:
@@ -133,7 +135,7 @@ class Ahead:
     def _weigh(self, plan: Plan) -> Tensor:
         from koosh_models.calibration.density import pipe_menon
 
-        with self.journal.timed("density weights"):
+        with ONE, self.journal.timed("density weights"):
             return pipe_menon(plan.omega, plan.matrix)
 
     def _work(self, plan: Plan, at: slice, pieces: list[np.ndarray]) -> Block | None:
@@ -145,9 +147,10 @@ class Ahead:
         data = np.ascontiguousarray(np.concatenate(pieces).transpose(1, 0, 2))
         kspace = torch.from_numpy(data.reshape(len(data), -1))
         try:
-            if at.start == 0:
-                self._found = self._calibrate(plan, kspace)
-            return None if self._found is None else self._grid(plan, at, kspace, self._found)
+            with ONE:
+                if at.start == 0:
+                    self._found = self._calibrate(plan, kspace)
+                return None if self._found is None else self._grid(plan, at, kspace, self._found)
         except (ValueError, RuntimeError, MemoryError) as error:  # NaN, no signal, a coil count that changes
             log.debug("a block could not be worked on ahead: %s", error)
             return None
