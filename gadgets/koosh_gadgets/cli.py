@@ -39,12 +39,16 @@ EXIT_CODES = {
     0: "done",
     1: "something failed: this machine, our code, a check that found faults, files a PACS did not take",
     2: "bad input: an option, a file, an address, or what a server answered; one sentence says what to do",
+    3: "memory ran out, whatever was made smaller; what was received is in the spool",
     42: "`koosh train` was stopped by a signal and has saved all: start it again with --resume auto",
     130: "interrupted from the keyboard",
 }
 
 NO_FAULT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
 """Troubles of the machine, which no other input mends."""
+
+
+OUT_OF_MEMORY = 3
 
 
 def parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -88,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:  # what is absent has its remedy in the message
         log.error("%s", sentence(error), exc_info=arguments.verbose)
         return 1
+    except MemoryError as error:
+        log.error("memory ran out: %s", sentence(error), exc_info=arguments.verbose)
+        return OUT_OF_MEMORY
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from koosh_gadgets.peers import Network, networks
 from koosh_gadgets.session import PRESETS, Service
 from koosh_gadgets.settings import Folders, Settings, build
 from koosh_gadgets.spool import Spool
@@ -23,7 +24,8 @@ else:
     import tomli as tomllib
 
 TABLES = ("settings", "folders", "presets", "spool", "server", "pacs")
-SERVER = ("address", "port", "device", "connections", "scans", "header_s", "idle_s", "stop_s")
+LIMITS = ("header_s", "idle_s", "total_s")
+SERVER = ("address", "port", "device", "connections", "scans", "stop_s", "allow", "metrics", *LIMITS)
 PACS = ("address", "called", "calling", "outbox", "lanes", "tls_ca")
 SPOOL = ("folder", "keep_gib", "keep_days", "sync")
 
@@ -35,6 +37,8 @@ class Configuration:
     connections  taken at once; the next one is refused
     scans        reconstructed as they come in; further ones are spooled and reconstructed later
     stop_s       how long a stopping server lets reconstructions finish
+    allow        networks whose peers may connect beside loopback; empty: all
+    metrics      port on loopback for Prometheus and health checks; -1: none, 0: any free one
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -49,6 +53,8 @@ class Configuration:
     scans: int = 4
     limits: Limits = field(default_factory=Limits)
     stop_s: float = 25.0
+    allow: tuple[Network, ...] = ()
+    metrics: int = -1
 
     def service(self) -> Service:
         """What conversations are given."""
@@ -77,8 +83,10 @@ def from_tables(content: dict[str, dict[str, object]], root: Path) -> Configurat
     known(folders, tuple(Folders.__dataclass_fields__), "folder")
     server = dict(content.get("server", {}))
     known(server, SERVER, "server setting")
-    times = {k: float(str(server.pop(k))) for k in ("header_s", "idle_s") if k in server}
-    limits = Limits(header_s=times.get("header_s", Limits.header_s), idle_s=times.get("idle_s", Limits.idle_s))
+    limits = limits_of({k: float(str(server.pop(k))) for k in LIMITS if k in server})
+    allow = server.pop("allow", [])
+    if not isinstance(allow, list):
+        raise ValueError('the configuration\'s `allow` is no list of networks; wanted allow = ["10.0.0.0/8"]')
     presets = {str(n): texts(p) for n, p in content.get("presets", {}).items() if isinstance(p, dict)}
     settings = build(texts(content.get("settings", {})))
     for preset in presets.values():
@@ -88,7 +96,13 @@ def from_tables(content: dict[str, dict[str, object]], root: Path) -> Configurat
     known(spool, SPOOL, "spool setting")
     kinds = {name: type(getattr(found, name)) for name in server}
     found = replace(found, outbox=outbox_of(dict(content.get("pacs", {})), root))
+    found = replace(found, allow=networks(map(str, allow)))
     return replace(found, spool=spool_of(spool, root), **{n: kinds[n](v) for n, v in server.items()})
+
+
+def limits_of(times: dict[str, float]) -> Limits:
+    """The limits with other times."""
+    return replace(Limits(), **times)  # type: ignore[arg-type]  # its names are those of LIMITS, all numbers
 
 
 def spool_of(table: dict[str, object], root: Path) -> Spool | None:

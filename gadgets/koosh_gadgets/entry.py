@@ -44,18 +44,21 @@ def koosh(launched: Any) -> None:
     from koosh_gadgets.config import load
     from koosh_gadgets.session import converse
     from koosh_gadgets.spool import new_name
+    from koosh_gadgets.stages.journal import Journal
+    from koosh_models import memory
 
     configuration, name = load(), new_name()
+    memory.volunteer()  # of this process and the Gadgetron that started it, this is the one to lose
     with take_over(launched) as connection:
         if configuration.spool is None:
-            converse(connection, configuration.service(), name)
+            converse(connection, configuration.service(), Journal(name))
             return
         recording = configuration.spool.begin(name)
         recording.message(script(ids.CONFIG_TEXT, ""))
         recording.message(script(ids.HEADER, connection.opening.header))
         connection.listener = recording.message
         try:
-            n = converse(connection, configuration.service(), name)
+            n = converse(connection, configuration.service(), Journal(name))
             recording.end(True)
             recording.delivered(n)
         finally:

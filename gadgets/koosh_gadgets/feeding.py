@@ -19,6 +19,8 @@ from koosh_gadgets.wire.limits import Limits
 from koosh_gadgets.wire.source import SocketReceiver, Source
 from koosh_gadgets.workers import Worker
 
+HELD = 512 << 20  # bytes that wait for the worker, for each client
+
 
 class Sink(Protocol):
     """Where a worker's answers go."""
@@ -102,19 +104,32 @@ class Answers:
 
 
 class Feeder:
-    """Sends messages to the worker from a queue, so that neither its start nor its load ever holds a client up."""
+    """Sends messages to the worker from a queue, so that neither its start nor its load holds a client up.
+
+    A client waits only where `HELD` bytes are queued: the process that owns the sockets must not run out of memory.
+    """
 
     def __init__(self, worker: Worker, scan: str, sink: Sink, since: float = 0.0) -> None:
         self._since = since
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._worker, self._scan, self._sink = worker, scan, sink
         self._error: Exception | None = None
+        self._held, self._room = 0, threading.Condition()
         self._thread = threading.Thread(target=self._run, name="koosh-feed", daemon=True)
         self._thread.start()
 
     def put(self, raw: bytes | memoryview) -> None:
         """One message; it is copied, since the client's buffer goes on to the next."""
+        with self._room:
+            while self._held > HELD and self._thread.is_alive():
+                self._room.wait(0.5)
+            self._held += len(raw)
         self._messages.put(bytes(raw))
+
+    def _sent(self, n: int) -> None:
+        with self._room:
+            self._held -= n
+            self._room.notify()
 
     def _run(self) -> None:
         try:
@@ -123,6 +138,7 @@ class Feeder:
                 with contextlib.suppress(OSError):  # a worker that is gone is noticed by its answers
                     while (raw := self._messages.get()) is not None:
                         sock.sendall(raw)
+                        self._sent(len(raw))
                     sock.shutdown(socket.SHUT_WR)
                 answers.join()
         except (WireError, RuntimeError) as error:

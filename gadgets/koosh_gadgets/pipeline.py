@@ -17,6 +17,7 @@ from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages import calibrate
 from koosh_gadgets.stages.ahead import Ahead
 from koosh_gadgets.stages.background import in_background
+from koosh_gadgets.stages.budget import check_matrix, foreseen
 from koosh_gadgets.stages.buffer import buffer
 from koosh_gadgets.stages.encoding import Encoding, encodings
 from koosh_gadgets.stages.frames import joined, reconstruct_series, stacked
@@ -25,7 +26,7 @@ from koosh_gadgets.stages.image import Format, Result, brightness, images
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.known import Known
 from koosh_gadgets.stages.prepared import Prepared
-from koosh_gadgets.stages.provenance import check_size, meta
+from koosh_gadgets.stages.provenance import meta
 from koosh_gadgets.stages.reconstruct import (
     Outcome,
     calibrated,
@@ -41,6 +42,7 @@ from koosh_gadgets.stages.volume import Volume
 from koosh_gadgets.stages.whiten import whiten
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.readouts import Readouts
+from koosh_models.memory import free_mib, ran_out
 
 if TYPE_CHECKING:
     from koosh_gadgets.dicom.deliver import Delivery
@@ -72,7 +74,7 @@ class Job:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        self.settings = dataclasses.replace(self.settings, memory=self.settings.memory or free_memory() // 2)
+        self.settings = dataclasses.replace(self.settings, memory=self.settings.memory or free_mib() // 2)
         self.parsed: ismrmrd.xsd.ismrmrdHeader = read_header(self.header)
         self.spaces: list[Encoding] = encodings(self.parsed)
         kinds = [k for k in ("phase", "complex") if getattr(self.settings, k)]
@@ -90,6 +92,7 @@ class Job:
         placed = with_trajectory(white, self.spaces, settings, journal, self.known)
         if expected is not None:
             placed = shown(placed, expected)
+        placed = foreseen(placed, self.spaces, settings)
         return buffer(placed, self.spaces, journal, settings.coils, settings.memory << 20, settings.preview)
 
     def images(self, items: Iterable[object], depth: int = 0) -> Generator[ismrmrd.Image, None, None]:
@@ -124,7 +127,7 @@ class Job:
         if self.first_counter is None:
             self.first_counter = min(int(v.heads["scan_counter"].min()) for v in volumes)
         place = grid(volumes[0].encoding, self.settings.matrix)
-        check_size(place, self.settings.memory)
+        check_matrix(tuple(int(n) for n in place.matrix), self.settings.memory)
         with self.turn():
             if len(volumes) > 1:
                 outcomes = self._frames(volumes, place)
@@ -184,9 +187,19 @@ class Job:
         ]
 
     def _outcomes(self, volume: Volume, place: Grid, expected: Ahead | None) -> list[tuple[Outcome, Scan, int]]:
-        """What is made of a volume: its reconstruction, and the baseline where that is asked for."""
+        """What is made of a volume, on the CPU where calibration alone is more than the device's memory holds."""
+        device, scan = device_of(self.device), self._scan(volume, place)
+        try:
+            return self._outcomes_of(volume, scan.to(device), expected)
+        except (RuntimeError, MemoryError) as error:
+            if device.type == "cpu" or not ran_out(error):
+                raise
+            self.journal.note(f"the device's memory ran out ({sentence(error)}): reconstructed on the CPU")
+        return self._outcomes_of(volume, scan.to("cpu"), None)
+
+    def _outcomes_of(self, volume: Volume, scan: Scan, expected: Ahead | None) -> list[tuple[Outcome, Scan, int]]:
+        """The reconstruction of a scan, and the baseline where that is asked for."""
         settings, journal = self.settings, self.journal
-        scan = self._scan(volume, place)
         numbers = volume.heads["scan_counter"].astype("int64")[: scan.n_readouts] - (self.first_counter or 0)
         expected = expected if expected is not None and expected.matches(scan) else None
         beyond = scan.weights is not None
@@ -223,6 +236,8 @@ class Job:
         try:
             return calibrate.maps_of(scan, self.journal)
         except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: a decomposition that fails
+            if ran_out(error) and scan.kspace.device.type != "cpu":
+                raise
             self.journal.note(f"no coil maps: {sentence(error)}; the coils are joined by root sum of squares")
             return None
 
@@ -254,15 +269,6 @@ class Job:
         if offset:
             self.journal.note("several slices carry the same position: each goes into a series of its own")
         return series + 5 * int(volume.key[0]) + offset
-
-
-def free_memory() -> int:
-    """MiB that can still be had; plenty where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) >> 10
-    except (OSError, StopIteration):
-        return 1 << 20
 
 
 def shown(items: Iterable[object], expected: Ahead) -> Iterator[object]:

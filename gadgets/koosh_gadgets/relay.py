@@ -120,6 +120,7 @@ class Client:
         self.opening: Opening | None = None
         self.first: list[bytes] = []
         self.moved, self.ended = self.since, False
+        self.n_messages = self.n_bytes = 0
 
     def open(self) -> bool:
         """Read up to the header; False where the peer only asked and closed."""
@@ -129,6 +130,7 @@ class Client:
                 break
         self.opening = open_stream(Source(io.BytesIO(b"".join(self.first)).readinto), self.limits)
         self.receiver.expect_within(None)
+        self.receiver.finish_within(self.limits.total_s)
         return self.opening is not None
 
     def busy(self) -> bool:
@@ -172,6 +174,7 @@ def pump(client: Client, recording: Recording | None, forward: Callable[[memoryv
     try:
         for number, raw in frames(client.source, client.limits):
             client.moved = time.monotonic()
+            client.n_messages, client.n_bytes = client.n_messages + 1, client.n_bytes + len(raw)
             if recording is not None:
                 recording.message(raw)
             if number == ids.CLOSE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import signal
 import socket
@@ -14,11 +15,14 @@ from types import FrameType
 
 from koosh_gadgets.config import Configuration
 from koosh_gadgets.feeding import Died, Feeder, ToClient
+from koosh_gadgets.observe import Counters, Exporter, absorb
+from koosh_gadgets.peers import allowed, is_loopback
 from koosh_gadgets.relay import Client, deliver_later, pump, reconstruct_recording, truncation_message
 from koosh_gadgets.spool import Recording, new_name
 from koosh_gadgets.wire import messages
 from koosh_gadgets.wire.errors import WireError
 from koosh_gadgets.workers import Worker
+from koosh_models import memory
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 1.0
@@ -28,8 +32,12 @@ class Server:
     """Takes connections, records scans, feeds the worker, and reconstructs later what it could not take at once."""
 
     def __init__(self, configuration: Configuration, path: Path | None = None) -> None:
-        self.configuration = configuration
+        limits = configuration.limits.within(memory.available())
+        self.configuration = configuration = dataclasses.replace(configuration, limits=limits)
+        self.counters = Counters()
         self.worker = Worker(path, configuration.settings, configuration.device)
+        self.worker.told = functools.partial(absorb, self.counters)
+        self.worker.died = functools.partial(self.counters.add, "koosh_worker_deaths_total")
         self._listener = socket.create_server((configuration.address, configuration.port), backlog=64)
         self._listener.settimeout(0.2)
         self._lock = threading.Lock()
@@ -38,15 +46,36 @@ class Server:
         self._later: list[tuple[Path, str]] = []
         self._wake = threading.Event()
         self.stopping = threading.Event()
+        self._watch()
 
     @property
     def port(self) -> int:
         """Where it listens."""
         return int(self._listener.getsockname()[1])
 
+    def _watch(self) -> None:
+        """What is counted by looking."""
+        counters = self.counters
+        counters.watch("koosh_clients", lambda: len(self._clients))
+        counters.watch("koosh_scans_live", lambda: len(self._live))
+        counters.watch("koosh_scans_waiting", lambda: len(self._later))
+        counters.watch("koosh_resident_bytes", memory.resident)
+        counters.watch("koosh_worker_ready", lambda: self.worker.ready)
+
     def run(self) -> None:
         """Serve until `stopping` is set; then let scans finish, within bounds."""
-        log.info("listening on %s port %d", self.configuration.address, self.port)
+        address, allow, port = self.configuration.address, self.configuration.allow, self.configuration.metrics
+        log.info("listening on %s port %d", address, self.port)
+        if not is_loopback(address):
+            who = f"peers of {', '.join(map(str, allow))}" if allow else "anybody who reaches it"
+            log.warning("%s is wider than this machine: %s may send scans, unencrypted; see SECURITY.md", address, who)
+        with contextlib.ExitStack() as stack:
+            if port >= 0:
+                self.exporter = Exporter(self.counters, port, lambda: self.worker.ready)
+                stack.callback(self.exporter.close)
+            self._run()
+
+    def _run(self) -> None:
         self.worker.start()
         later = threading.Thread(target=self._work_off, name="koosh-later", daemon=True)
         if self.configuration.spool is not None:
@@ -62,12 +91,17 @@ class Server:
     def _accept_one(self) -> None:
         """Wait a moment for a peer; no fault of one, nor a lack of descriptors, ends the server."""
         try:
-            sock, _ = self._listener.accept()
+            sock, (host, *_) = self._listener.accept()
         except TimeoutError:
             return
         except OSError as error:
             log.error("a connection could not be taken: %s", error)
             time.sleep(0.1)
+            return
+        if not allowed(host, self.configuration.allow):
+            log.warning("a peer outside the allowed networks was refused")
+            self.counters.add("koosh_connections_total", outcome="stranger")
+            sock.close()
             return
         try:
             self._accept(sock)
@@ -83,6 +117,7 @@ class Server:
             name = new_name()
             if not full:
                 self._clients[name] = client
+        self.counters.add("koosh_connections_total", outcome="busy" if full else "taken")
         target = self._refuse if full else self._serve
         threading.Thread(target=target, args=(client, name), name=f"koosh-{name}", daemon=True).start()
 
@@ -100,11 +135,15 @@ class Server:
             client.end()
         except WireError as error:
             log.error("scan %s: %s", name, error)
+            self.counters.add("koosh_scans_total", outcome="broken")
             client.fail(f"koosh {name}: {error}")
         except Exception as error:  # a fault of ours ends this connection only
             log.exception("scan %s", name)
+            self.counters.add("koosh_scans_total", outcome="failed")
             client.fail(f"koosh {name}: {type(error).__name__}: {error}")
         finally:
+            self.counters.add("koosh_messages_total", client.n_messages)
+            self.counters.add("koosh_received_bytes_total", client.n_bytes)
             client.release()
             with self._lock:
                 self._clients.pop(name, None)
@@ -167,8 +206,17 @@ class Server:
             feeder.finish()
         except Died as died:
             self._again(sink, recording, reason, died)
-        if recording is not None and sink.n_images and not sink.failed:
+        self.counters.add("koosh_images_total", sink.n_images)
+        well = sink.n_images > 0 and not sink.failed
+        self.counters.add("koosh_scans_total", outcome="truncated" if reason else "delivered" if well else "failed")
+        if recording is None:
+            return
+        if recording.warning:
+            self.counters.add("koosh_spool_failures_total")
+        if well:
             recording.delivered(sink.n_images)
+        elif not recording.warning:
+            client.tell(f"koosh {name}: the scan is kept in the spool under this name", failure=False)
 
     @staticmethod
     def _ended(recording: Recording | None, complete: bool, reason: str) -> None:
@@ -193,6 +241,7 @@ class Server:
             raise WireError(f"busy with {self.configuration.scans} scans, and the spool failed: {recording.warning}")
         with self._lock:
             self._later.append((recording.path, reason))
+        self.counters.add("koosh_scans_total", outcome="queued")
         client.tell(f"koosh: queued as {name}; its images will be in the spool as {name}.h5")
 
     def _work_off(self) -> None:

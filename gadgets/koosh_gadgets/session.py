@@ -60,13 +60,12 @@ class Service:
         return from_wire({**chosen, **parameters}, self.base, self.folders)
 
 
-def converse(connection: Connection, service: Service, scan: str, since: float = 0.0) -> int:
+def converse(connection: Connection, service: Service, journal: Journal, since: float = 0.0) -> int:
     """Reconstruct what the peer sends; the number of images sent back. Every failure reaches the peer first.
 
     since  monotonic time at which the peer connected, 0 where that is not known
     """
-    journal = Journal(scan)
-    n = 0
+    n, scan = 0, journal.scan
     try:
         items = connection.items()
         first = next(items, None)  # parameters may come after the header, before the first readout
@@ -81,11 +80,16 @@ def converse(connection: Connection, service: Service, scan: str, since: float =
                 connection.send(image)
         connection.drain()
         connection.close()
+        journal.outcome = "truncated" if journal.truncated else "reconstructed"
     except Exception as error:
+        journal.outcome = "failed"
         log.error("%s: %s", scan, describe(error))
         connection.fail(f"koosh {scan}: {describe(error)}")
         connection.close()
         raise
+    finally:
+        journal.counts["images"] = n
+        log.info("%s: %s", scan, journal.outcome, extra={"facts": journal.report()})
     return n
 
 

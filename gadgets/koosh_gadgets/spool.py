@@ -30,7 +30,8 @@ class Spool:
     """A folder of recorded scans that only this user can read.
 
     keep_bytes  delivered scans are removed, oldest first, while all together take more than this
-    keep_days   and when they are older than this; scans that were not delivered are never removed
+    keep_days   and when they are older than this, as are images of scans that were queued (`.h5`); scans that were not
+                delivered are never removed
     sync        at most so many readouts are lost in a power cut
     """
 
@@ -69,6 +70,9 @@ class Spool:
             if total > self.keep_bytes or now - stat.st_mtime > self.keep_days * 86400:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
+        for path in self.folder.glob("*.h5"):
+            if now - path.stat().st_mtime > self.keep_days * 86400:
+                path.unlink(missing_ok=True)
 
     def make_room(self) -> bool:
         """Remove the oldest delivered scan; whether there was one."""

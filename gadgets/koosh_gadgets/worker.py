@@ -17,12 +17,19 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from koosh_gadgets.config import load
+from koosh_gadgets.observe import LOG, log_as_json
 from koosh_gadgets.session import Service, converse
 from koosh_gadgets.settings import Settings
+from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.wire.connection import connect
 from koosh_gadgets.wire.limits import Limits
+from koosh_models import memory
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 LIMITS = Limits(header_s=60.0, idle_s=86400.0, drain_s=5.0)  # the server is trusted and does the waiting
@@ -50,8 +57,8 @@ class Turns:
                 self._lock.notify_all()
 
 
-def warm_up(name: str) -> None:
-    """Load what the first scan would have to wait for."""
+def warm_up(name: str) -> str:
+    """Load what the first scan would have to wait for; the device that `name` means."""
     import torch
 
     from koosh_gadgets.stages import network
@@ -60,6 +67,7 @@ def warm_up(name: str) -> None:
     from koosh_models.physics import engines
 
     device = device_of(name)
+    warm_transform(device)
     for known in weights.names():
         try:
             path = weights.path_of(known)
@@ -67,18 +75,37 @@ def warm_up(name: str) -> None:
         except (ValueError, OSError) as error:
             log.warning("the weights %s can't be used: %s", known, error)
     log.info("ready on %s: torch %s, %s, %s", device, torch.__version__, engines.choose(device), reconstruction.METHODS)
+    return str(device)
 
 
-def handle(sock: socket.socket, service: Service, scan: str, since: float) -> None:
-    """One scan on its own socket."""
+def warm_transform(device: torch.device) -> None:
+    """Load the libraries of a small transform: one that is first wanted when memory is short can't be loaded."""
+    import torch
+
+    from koosh_models.physics import toeplitz
+    from koosh_models.physics.nufft import Nufft
+
+    nufft = Nufft(torch.zeros(3, 8, device=device), (8, 8, 8))
+    toeplitz.build(nufft, torch.ones(8, device=device)).normal(
+        torch.ones(8, 8, 8, dtype=torch.complex64, device=device)
+    )
+
+
+def handle(sock: socket.socket, service: Service, scan: str, since: float, control: socket.socket) -> None:
+    """One scan on its own socket; what it took is reported over `control`."""
+    journal = Journal(scan)
     with sock:
         try:
             connection = connect(sock, LIMITS)
             if connection is not None:
+                if service.device == "cpu":
+                    memory.confine()
                 with connection:
-                    converse(connection, service, scan, since)
+                    converse(connection, service, journal, since)
         except Exception:  # converse has told the peer; the worker goes on
             log.debug("scan %s ended with an error", scan, exc_info=True)
+    with contextlib.suppress(OSError):  # the server is gone
+        control.send(json.dumps(journal.report()).encode()[: 1 << 16])
 
 
 def receive(control: socket.socket) -> tuple[dict[str, str], socket.socket] | None:
@@ -95,18 +122,20 @@ def main(argv: list[str]) -> int:
     """`python -m koosh_gadgets.worker FD CONFIG SETTINGS DEVICE`: serve scans until the server closes its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server stops its worker itself
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
+    if os.environ.get(LOG) == "json":
+        log_as_json()
+    memory.volunteer()
     control = socket.socket(fileno=int(argv[0]))
     configuration = load(Path(argv[1])) if argv[1] else load()
     base = Settings(**json.loads(argv[2]))
-    service = dataclasses.replace(configuration.service(), base=base, turn=Turns(), device=argv[3])
-    warm_up(service.device)
+    service = dataclasses.replace(configuration.service(), base=base, turn=Turns(), device=warm_up(argv[3]))
     with control, contextlib.ExitStack() as stack:
         if service.outbox is not None:
             stack.enter_context(service.outbox.sending())
         control.send(b"ready")
         while (job := receive(control)) is not None:
             facts, sock = job
-            arguments = (sock, service, str(facts["scan"]), float(facts["since"]))
+            arguments = (sock, service, str(facts["scan"]), float(facts["since"]), control)
             threading.Thread(target=handle, args=arguments, daemon=True).start()
     return 0
 

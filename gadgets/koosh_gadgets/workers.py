@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from koosh_gadgets.settings import Settings
@@ -30,6 +31,8 @@ class Worker:
         self._control: socket.socket | None = None
         self._ready = threading.Event()
         self._stopped = False
+        self.told: Callable[[dict[str, object]], None] = ignored
+        self.died: Callable[[], None] = nothing
 
     def start(self) -> None:
         """Start the process and return at once; the server listens meanwhile."""
@@ -44,19 +47,28 @@ class Worker:
         threading.Thread(target=self._watch, args=(self._process, ours, ready), daemon=True).start()
 
     def _watch(self, process: subprocess.Popen[bytes], control: socket.socket, ready: threading.Event) -> None:
-        """Wait for the process to be ready, then for its end; a dead one is replaced."""
+        """Wait for the process to be ready, take its reports until its end; a dead one is replaced."""
         with contextlib.suppress(OSError):
             if control.recv(16):
                 ready.set()
+            while raw := control.recv(1 << 16):
+                with contextlib.suppress(ValueError):
+                    self.told(json.loads(raw))
         code = process.wait()
         with self._lock:
             if self._stopped or process is not self._process:
                 return
             control.close()
             log.error("the worker ended (%s); starting another", ending(code))
+            self.died()
             if not ready.is_set():
                 time.sleep(1.0)  # one that can't even start must not spin
             self.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes scans."""
+        return self._ready.is_set() and self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
@@ -92,6 +104,14 @@ class Worker:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def ignored(_report: dict[str, object]) -> None:
+    """A report that nobody wants."""
+
+
+def nothing() -> None:
+    """Nothing to do."""
 
 
 def environment() -> dict[str, str]:

@@ -188,7 +188,16 @@ def test_a_header_that_describes_an_endless_trajectory_costs_nothing():
 
 def test_a_scan_above_the_memory_budget_is_refused_by_name():
     with pytest.raises(ValueError, match="memory budget of 1 MiB"):
-        run(point_scan(n=64, spokes=1000, voxel=(32, 32, 32)), header_xml(n=64, spokes=1000), memory=1)
+        run(point_scan(spokes=3000), header_xml(spokes=3000), memory=1)
+
+
+def test_a_scan_that_promises_more_than_memory_holds_is_refused_at_its_first_readout_with_what_fits():
+    extra = "<userParameters><userParameterLong><name>expectedReadouts</name><value>3000</value></userParameterLong>"
+    xml = header_xml(extra=f"{extra}</userParameters>")
+    with pytest.raises(ValueError, match=r"promises 3000 readouts of 3 coils .* budget of 1 MiB, which holds 1144"):
+        run(point_scan()[:1], xml, memory=1)
+    with pytest.raises(ValueError, match="at most 27"):
+        run(point_scan()[:1], header_xml(n=64), memory=1)
 
 
 def test_white_noise_has_unit_variance_after_whitening():

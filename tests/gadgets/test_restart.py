@@ -16,7 +16,7 @@ from koosh_gadgets.spool import Recorded
 from koosh_gadgets.workers import environment
 from tests.fakes.gadgetron import home
 from tests.fakes.runs import run
-from tests.fakes.site import listen, until
+from tests.fakes.site import exchange, listen, until
 from tests.fakes.streams import point_scan, scan_stream
 
 pytestmark = pytest.mark.slow
@@ -111,6 +111,7 @@ def test_a_server_killed_after_the_last_readout_makes_the_same_image_later(start
 
 def test_a_stopping_server_finishes_its_scan_and_takes_no_more(start, tmp_path):
     process, port = start(tmp_path)
+    assert len(exchange(port, STREAM).images) == 16  # the worker is up: what counts is the scan, not its start
     with socket.create_connection(("127.0.0.1", port)) as sock:
         for raw in STREAM[:40]:
             sock.sendall(raw)

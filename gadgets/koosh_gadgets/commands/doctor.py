@@ -120,29 +120,15 @@ def backend(name: str) -> Finding:
 
 def memory() -> Finding:
     """What is free, the container's limit included."""
-    free = available_bytes()
+    from koosh_models.memory import available
+
+    free = available()
     if free is None:
         return Finding("memory", "warning", "unknown on this system")
     text = f"{free / 2**30:.1f} GiB free"
     if free < WANTED_GIB << 30:
         return Finding("memory", "warning", text, f"3D scans want {WANTED_GIB} GiB: close programs, or set --memory")
     return Finding("memory", "ok", text)
-
-
-def available_bytes() -> int | None:
-    """Free memory, within the cgroup's limit where there is one."""
-    try:
-        table = dict(row.split(":", 1) for row in Path("/proc/meminfo").read_text().splitlines())
-    except OSError:
-        return None
-    free = int(table["MemAvailable"].split()[0]) << 10
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    try:
-        if (most := limit.read_text().strip()) != "max":
-            free = min(free, int(most) - int(used.read_text()))
-    except OSError:
-        return free  # no cgroup v2 here
-    return free
 
 
 def disk(folder: Path) -> Finding:

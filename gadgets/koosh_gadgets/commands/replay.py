@@ -49,9 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report and arguments.out == "-":
         raise ValueError("a report is made from an image file; name one with -o")
     from koosh_gadgets.replay import reconstruct
+    from koosh_models import memory
 
     if arguments.report and arguments.residual is None and not arguments.address:
         arguments.residual = True
+    memory.confine()
     code = reconstruct(arguments)
     if arguments.report and code == 0:
         report(arguments)

@@ -87,12 +87,14 @@ def counted(volume: Volume, group: Group, journal: Journal) -> Volume:
         journal.note(f"volume {name}: {group.broken} readouts with NaN or Inf were dropped")
     if group.duplicates:
         journal.note(f"volume {name}: {group.duplicates} readouts came twice and count once")
+    journal.count(used=n, dropped=group.broken, doubled=group.duplicates)
     expected = volume.encoding.readouts
     if expected is None and volume.encoding.limited is not None and volume.encoding.limited >= n:
         expected = volume.encoding.limited
     counters = np.unique(volume.heads["scan_counter"])
     gaps = int(counters[-1]) - int(counters[0]) + 1 - len(counters) if len(counters) == len(volume.heads) else 0
     missing = max(0, expected - n) if expected is not None else (gaps if len(group.seen) == group.n else 0)
+    journal.count(missing=missing)
     if missing:
         wanted = f" of {expected}" if expected is not None else ""
         journal.note(f"volume {name}: incomplete, {n}{wanted} readouts arrived ({missing} missing)")

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import Settings, ladder
+from koosh_gadgets.stages.budget import peak, size_of
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.network import Unable, chosen
-from koosh_gadgets.stages.reconstruct import Outcome, bytes_needed, sentence
+from koosh_gadgets.stages.reconstruct import Outcome, sentence
 from koosh_gadgets.stages.volume import Volume
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def solved(scan: Scan, maps: CoilMaps, method: str, settings: Settings, journal:
     from koosh_models.support import box_around, boxed_maps, boxed_scan
 
     together = (scan.n_frames or 1) if method in ("unrolled", "llr") else 1
-    needed = together * bytes_needed(scan.frame(0), "l1")
+    needed = together * peak(size_of(scan.frame(0)), "l1")
     if settings.memory and needed > settings.memory << 20:
         raise Unable(f"{needed >> 20} MiB of memory needed, {settings.memory} MiB allowed")
     if method != "unrolled":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages.journal import Journal
+from koosh_models.memory import ran_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,20 +53,29 @@ def chosen(scan: Scan, settings: Settings) -> tuple[Unrolled, Card]:
     return network, card
 
 
+def tile_bytes(scan: Scan, settings: Settings) -> int:
+    """Memory for the activations of one tile: what the budget leaves beside images and kernel."""
+    from koosh_gadgets.stages.budget import SMALLEST as LEAN
+    from koosh_gadgets.stages.budget import peak, size_of
+
+    if not settings.memory:
+        return TILE_BYTES
+    left = (settings.memory << 20) - peak(size_of(scan), "unrolled", LEAN)
+    return min(TILE_BYTES, max(SMALLEST, left))
+
+
 def solve(scan: Scan, problem: LinearProblem, settings: Settings, journal: Journal) -> Tensor:
     """The network's image; where memory runs out, on smaller and smaller tiles."""
     from koosh_models.reconstruction import unrolled
 
     network, card = chosen(scan, settings)
-    memory = min(TILE_BYTES, settings.memory << 20) if settings.memory else TILE_BYTES
+    memory = tile_bytes(scan, settings)
     while True:
         try:
             image = unrolled(problem, network, memory).image
             break
         except (MemoryError, RuntimeError) as error:
-            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
-                raise
-            if memory // 2 < SMALLEST:
+            if not ran_out(error) or memory // 2 < SMALLEST:
                 raise
             memory //= 2
             journal.note(f"memory ran out; the network goes on in tiles of {memory >> 20} MiB")

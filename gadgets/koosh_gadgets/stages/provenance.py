@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from koosh_gadgets.stages.grid import Grid
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.prepared import EPS
 from koosh_gadgets.stages.reconstruct import Outcome, device_of
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from koosh_models.scan import Scan
 
 WEIGHTS = ("koosh_weights", "koosh_weights_sha256")  # facts of the network's own images only
-FEWEST_VOLUMES = 6  # complex volumes that gridding with coil maps holds at a time
 
 
 def meta(volume: Volume, outcome: Outcome, scan: Scan, asked: str, device: str, journal: Journal) -> dict[str, str]:
@@ -30,7 +27,7 @@ def meta(volume: Volume, outcome: Outcome, scan: Scan, asked: str, device: str, 
         "koosh_complete": str(not (volume.missing or journal.truncated or volume.preview)).lower(),
         "koosh_notes": "; ".join(journal.notes),
         "koosh_seconds": journal.times(),
-        "koosh_plan": plan(device),
+        "koosh_plan": plan(device, journal.facts.get("koosh_group", "4")),
         "koosh_acceleration": acceleration(scan),
         "koosh_memory": f"{peak_memory()} MiB at the process's peak",
         **outcome.facts,
@@ -57,7 +54,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
-def plan(device: str) -> str:
+def plan(device: str, group: str) -> str:
     """What the bits of the image depend on beside data and settings."""
     import torch
 
@@ -65,14 +62,5 @@ def plan(device: str) -> str:
 
     where = device_of(device)
     threads = torch.get_num_threads()
-    return f"{where}, {engines.choose(where)}, eps {EPS:g}, coil groups of 4, {threads} threads, blocks of {BLOCK}"
-
-
-def check_size(place: Grid, memory: int) -> None:
-    """Refuse a matrix that even the simplest method could not hold."""
-    needed = 8 * FEWEST_VOLUMES * math.prod(int(n) for n in place.matrix) >> 20
-    if needed > memory:
-        raise ValueError(
-            f"the matrix {'x'.join(str(int(n)) for n in place.matrix)} needs at least {needed} MiB, {memory} MiB are "
-            "allowed: choose a smaller `matrix`, raise `memory`, or correct the header's matrixSize"
-        )
+    work = f"coil groups of {group}, {threads} threads, blocks of {BLOCK}"
+    return f"{where}, {engines.choose(where)}, eps {EPS:g}, {work}"

@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import TYPE_CHECKING
 
 from koosh_gadgets.settings import Settings, ladder
+from koosh_gadgets.stages.budget import SMALLEST, WHOLE, Cut, cut_for, peak, size_of
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.network import Unable
 from koosh_gadgets.stages.prepared import EPS, Prepared
+from koosh_models.memory import ran_out, sized
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,8 @@ class Calibrated:
 
     problem  None where there are no maps, or where only gridding is wanted
     b        the right-hand side inside the box, where it was formed while the scan ran
+    cut      how the work is divided to fit into memory
+    short    why there is no problem, where that is for want of memory
     """
 
     scan: Scan
@@ -56,31 +59,47 @@ class Calibrated:
     problem: LinearProblem | None = None
     box: Box | None = None
     b: Tensor | None = None
+    cut: Cut = WHOLE
+    short: str = ""
 
 
 def calibrated(
-    scan: Scan, maps: CoilMaps | None, settings: Settings, journal: Journal, prepared: Prepared | None = None
+    scan: Scan,
+    maps: CoilMaps | None,
+    settings: Settings,
+    journal: Journal,
+    prepared: Prepared | None = None,
+    cut: Cut | None = None,
 ) -> Calibrated:
-    """The scan with its normal equations, where a method needs them and they fit into memory."""
+    """The scan with its normal equations, where a method needs them and they fit into memory.
+
+    cut  division of the work; None: the fastest that fits into the settings' memory
+    """
     from koosh_models.support import box_around
 
     if maps is None:
         return Calibrated(scan, None)
     box, b = (box_around(maps.mask), None) if prepared is None else (prepared.calibration.box, prepared.b)
+    size, budget = size_of(scan, box), settings.memory << 20
     if settings.method == "gridding":
-        return Calibrated(scan, maps, None, box, b)
-    needed, budget = bytes_needed(scan, "cg"), settings.memory << 20
+        return Calibrated(scan, maps, None, box, b, cut or cut_for(size, "gridding", budget) or SMALLEST)
+    cut = cut or cut_for(size, "cg", budget)
+    if cut is None:
+        needed = sized(peak(size, "cg", SMALLEST))
+        journal.note(f"the iterative methods can't run: {needed} needed, {settings.memory} MiB allowed")
+        return Calibrated(scan, maps, None, box, b, SMALLEST)
+    journal.facts["koosh_group"] = str(cut.group)
+    journal.facts["koosh_foreseen"] = f"{sized(peak(size, settings.method, cut))} of {settings.memory} MiB foreseen"
     try:
-        if budget and needed > budget:
-            raise Unable(f"{needed >> 20} MiB needed, {settings.memory} MiB allowed")
         with journal.timed("problem"):
-            return Calibrated(scan, maps, problem_of(scan, maps, box, prepared), box, b)
-    except (Unable, MemoryError, RuntimeError) as error:
+            return Calibrated(scan, maps, problem_of(scan, maps, box, prepared, cut), box, b, cut)
+    except (MemoryError, RuntimeError) as error:
+        short = sentence(error) if ran_out(error) else ""
         journal.note(f"the iterative methods can't run: {sentence(error)}")
-        return Calibrated(scan, maps, None, box, b)
+        return Calibrated(scan, maps, None, box, b, cut, short)
 
 
-def problem_of(scan: Scan, maps: CoilMaps, box: Box, prepared: Prepared | None) -> LinearProblem:
+def problem_of(scan: Scan, maps: CoilMaps, box: Box, prepared: Prepared | None, cut: Cut) -> LinearProblem:
     """The density-weighted normal equations inside the box; prepared ones are only put together."""
     from koosh_models.physics.mri import non_cartesian, normal_of, robust_scale
     from koosh_models.physics.nufft import Nufft
@@ -90,35 +109,45 @@ def problem_of(scan: Scan, maps: CoilMaps, box: Box, prepared: Prepared | None) 
 
     inside_maps = boxed_maps(maps.maps, box)
     if prepared is None:
-        return non_cartesian(boxed_scan(scan, box), inside_maps)
+        return non_cartesian(boxed_scan(scan, box), inside_maps, EPS, cut.group, cut.lean)
     normal: Apply
     if prepared.calibration.kernel is not None:
         normal = SenseNormal(inside_maps, prepared.calibration.kernel).normal
     else:
         inside = boxed_scan(scan, box)
-        normal = normal_of(inside, Sense(inside_maps, Nufft(inside.omega, box.size, EPS), 4))
+        normal = normal_of(inside, Sense(inside_maps, Nufft(inside.omega, box.size, EPS), cut.group), cut.lean)
     return LinearProblem(normal, prepared.b, robust_scale(prepared.b))
 
 
 def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outcome:
-    """The volume by the first method of the ladder, from the one asked for down to gridding, that succeeds."""
+    """The volume by the first method of the ladder, from the one asked for down to gridding, that succeeds.
+
+    Where memory runs out, a method is tried again on fewer coils at a time, then on the CPU, before the next one is.
+    """
     reasons: list[str] = []
-    on_gpu = ready.scan.kspace.device.type != "cpu"
-    for method, on_cpu in product(ladder(settings.method), (False, True) if on_gpu else (False,)):
-        try:
-            if on_cpu and ready.scan.kspace.device.type != "cpu":
-                if not out_of_memory(reasons):
-                    continue  # what fails for other reasons fails there as well
-                ready = brought_home(ready, settings, journal)
-            volume = attempt(ready, method, settings, journal)
-        except (Unable, MemoryError, ArithmeticError, RuntimeError) as error:  # RuntimeError: torch's out-of-memory
-            reasons.append(f"{method}: {sentence(error)}")
-            continue
-        reason = "; ".join(reasons)
-        if reason:
-            journal.note(f"{method} stands in for {settings.method} ({reason})")
-        return Outcome(volume, method, reason)
-    raise RuntimeError(f"no method could reconstruct the scan: {'; '.join(reasons)}")
+    starved = False
+    for method in ladder(settings.method):
+        smaller: Calibrated | None = ready
+        while smaller is not None:
+            ready = smaller
+            try:
+                return told(attempt(ready, method, settings, journal), method, reasons, settings, journal)
+            except (Unable, MemoryError, ArithmeticError, RuntimeError) as error:  # RuntimeError: torch's out-of-memory
+                reasons.append(f"{method}: {sentence(error)}")
+                starved |= ran_out(error)
+                smaller = leaner(ready, settings, journal) if ran_out(error) else None
+    text = f"no method could reconstruct the scan: {'; '.join(dict.fromkeys(reasons))}"
+    raise MemoryError(text) if starved else RuntimeError(text)
+
+
+def told(volume: Tensor, method: str, reasons: list[str], settings: Settings, journal: Journal) -> Outcome:
+    """The outcome, with the reasons for a method that nobody asked for."""
+    if method == settings.method:
+        return Outcome(volume, method)
+    reason = "; ".join(dict.fromkeys(reasons))
+    journal.count(fallbacks=1)
+    journal.note(f"{method} stands in for {settings.method} ({reason})")
+    return Outcome(volume, method, reason)
 
 
 def with_residual(outcome: Outcome, ready: Calibrated, journal: Journal) -> Outcome:
@@ -140,17 +169,21 @@ def numbers(values: Iterable[float]) -> str:
     return " ".join(f"{value:.4g}" for value in values)
 
 
-def out_of_memory(reasons: list[str]) -> bool:
-    """Whether the last attempt failed for want of memory."""
-    return bool(reasons) and "memory" in reasons[-1].lower()
-
-
-def brought_home(ready: Calibrated, settings: Settings, journal: Journal) -> Calibrated:
-    """The same problem on the CPU, for a GPU that is too small."""
-    assert ready.maps is not None
+def leaner(ready: Calibrated, settings: Settings, journal: Journal) -> Calibrated | None:
+    """The same scan prepared for less memory: one coil at a time, then on the CPU; None where nothing is left."""
+    scan, maps = ready.scan, ready.maps
+    if maps is None:
+        return None
+    if ready.cut != SMALLEST:
+        journal.note("memory ran out: reconstructed one coil at a time")
+        if settings.method == "gridding":
+            return replace(ready, cut=SMALLEST)
+        return calibrated(scan, maps, settings, journal, None, SMALLEST)
+    if scan.kspace.device.type == "cpu":
+        return None
     journal.note("the device's memory ran out: reconstructed on the CPU")
-    maps = replace(ready.maps, maps=ready.maps.maps.to("cpu"), mask=ready.maps.mask.cpu())
-    return calibrated(ready.scan.to("cpu"), maps, settings, journal)
+    at_home = replace(maps, maps=maps.maps.to("cpu"), mask=maps.mask.cpu())
+    return calibrated(scan.to("cpu"), at_home, settings, journal)
 
 
 def sentence(error: BaseException) -> str:
@@ -163,6 +196,8 @@ def attempt(ready: Calibrated, method: str, settings: Settings, journal: Journal
     import torch
 
     with journal.timed(f"solve {method}"), torch.no_grad():
+        if ready.short and method != "gridding":
+            raise MemoryError(f"out of memory: {ready.short}")
         if ready.problem is None and method != "gridding":
             raise Unable("there are no coil maps" if ready.maps is None else "its problem was not set up")
         if method == "llr":
@@ -170,6 +205,7 @@ def attempt(ready: Calibrated, method: str, settings: Settings, journal: Journal
         if ready.problem is None:
             volume = gridded(ready)
         else:
+            check_memory(ready, method, settings)
             check_time(ready.problem, method, settings)
             volume = solved(ready, ready.problem, method, settings, journal)
     if not bool(torch.isfinite(torch.view_as_real(volume)).all()):
@@ -186,6 +222,13 @@ def solved(ready: Calibrated, problem: LinearProblem, method: str, settings: Set
     if method == "unrolled":
         return ready.box.embed(network.solve(ready.scan, problem, settings, journal))
     return ready.box.embed(solve(problem, method).image)
+
+
+def check_memory(ready: Calibrated, method: str, settings: Settings) -> None:
+    """Refuse a method that would take more than the settings allow."""
+    needed = peak(size_of(ready.scan, ready.box), method, ready.cut)
+    if method != "gridding" and settings.memory and needed > settings.memory << 20:
+        raise Unable(f"{sized(needed)} needed, {settings.memory} MiB allowed")
 
 
 def check_time(problem: LinearProblem, method: str, settings: Settings) -> None:
@@ -214,23 +257,13 @@ def gridded(ready: Calibrated) -> Tensor:
     if maps is not None and box is not None:
         inside = boxed_scan(scan, box)
         assert inside.weights is not None
-        sense = Sense(boxed_maps(maps.maps, box), Nufft(scan.omega, box.size, EPS), 4)
+        sense = Sense(boxed_maps(maps.maps, box), Nufft(scan.omega, box.size, EPS), ready.cut.group)
         return box.embed(sense.adjoint(inside.kspace * inside.weights))
     nufft = Nufft(scan.omega, scan.geometry.matrix)
     power = torch.zeros(scan.geometry.matrix, device=scan.kspace.device)
     for coil in scan.kspace:
         power += nufft.adjoint(coil[None] * scan.weights)[0].abs().square()
     return power.sqrt().to(torch.complex64)
-
-
-def bytes_needed(scan: Scan, method: str) -> int:
-    """A rough upper bound of what a method allocates beside the readouts."""
-    voxels = 1
-    for n in scan.geometry.matrix:
-        voxels *= n
-    samples = int(scan.omega.shape[-1])
-    volumes = {"gridding": 8, "cg": 24, "l1": 32, "llr": 32, "unrolled": 64}[method]
-    return 8 * (volumes * voxels + 6 * samples)
 
 
 def device_of(name: str) -> torch.device:

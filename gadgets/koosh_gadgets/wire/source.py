@@ -117,6 +117,7 @@ class SocketReceiver:
         self._sock = sock
         self._idle_s = idle_s
         self._deadline: float | None = None
+        self._end: tuple[float, float] | None = None
         sock.settimeout(idle_s)
 
     def expect_within(self, seconds: float | None) -> None:
@@ -124,10 +125,19 @@ class SocketReceiver:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._sock.settimeout(self._idle_s)
 
+    def finish_within(self, seconds: float) -> None:
+        """The whole rest must come within `seconds`, even where no pause is long."""
+        self._end = (time.monotonic() + seconds, seconds)
+
     def __call__(self, out: memoryview) -> int:
         """Bytes received into `out`, 0 at the end of the stream."""
         if self._deadline is not None:
             self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
+        elif self._end is not None:
+            left = self._end[0] - time.monotonic()
+            if left <= 0:
+                raise TimedOut(f"the scan took longer than the {self._end[1]:g} s that are allowed")
+            self._sock.settimeout(min(self._idle_s, left))
         try:
             return self._sock.recv_into(out)
         except TimeoutError as error:

@@ -27,10 +27,13 @@ def use_pair(scan: Scan) -> bool:
     return scan.omega.device.type == "cpu" and density < PAIR_BELOW[len(scan.geometry.matrix)]
 
 
-def non_cartesian(scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int = 4) -> LinearProblem:
+def non_cartesian(
+    scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int = 4, lean: bool = False
+) -> LinearProblem:
     """The density-weighted normal equations of one volume.
 
     maps  (coil, z, y, x), sum of squares 1 inside the object
+    lean  a Toeplitz kernel in 16 bit
     """
     if scan.n_frames is not None:
         raise ValueError("this scan has frames; use dynamic(), or choose one with scan.frame(k)")
@@ -38,7 +41,7 @@ def non_cartesian(scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int
         raise ValueError("the scan has no density weights: scan = with_weights(scan) first")
     sense = Sense(maps, Nufft(scan.omega, scan.geometry.matrix, eps), group)
     b = sense.adjoint(scan.kspace * scan.weights)
-    return LinearProblem(normal_of(scan, sense), b, robust_scale(b))
+    return LinearProblem(normal_of(scan, sense, lean), b, robust_scale(b))
 
 
 def dynamic(scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int = 4) -> LinearProblem:
@@ -72,15 +75,15 @@ def cartesian_series(kspace: Tensor, masks: Tensor, maps: Tensor | Maps) -> Line
     return LinearProblem(frame_wise([frame.normal for frame in frames]), b, robust_scale(b))
 
 
-def normal_of(scan: Scan, sense: Sense) -> Apply:
+def normal_of(scan: Scan, sense: Sense, lean: bool = False) -> Apply:
     """`x -> A^H W A x` in its cheaper form."""
     assert scan.weights is not None
     assert isinstance(sense.fourier, Nufft)
     if use_pair(scan):
         return PairNormal(sense, scan.weights).normal
-    lean = scan.omega.device.type == "cuda" and prod(scan.geometry.matrix) > LARGE
-    form = toeplitz.build_shifted if lean else toeplitz.build
-    return SenseNormal(sense.maps, form(sense.fourier, scan.weights)).normal
+    large = scan.omega.device.type == "cuda" and prod(scan.geometry.matrix) > LARGE
+    kernel = (toeplitz.build_shifted if large else toeplitz.build)(sense.fourier, scan.weights)
+    return SenseNormal(sense.maps, kernel.sixteen_bit() if lean else kernel).normal
 
 
 def robust_scale(image: Tensor) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from koosh_models import memory
 from koosh_models.physics.nufft import Nufft
 from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.coils import loop_maps
@@ -103,22 +103,12 @@ def check_memory(n_coils: int, matrix: tuple[int, ...], trajectory: Trajectory) 
     """Refuse a scan that can't fit: coil maps, coil images and their spectra, and k-space twice."""
     images, samples = n_coils * math.prod(matrix), n_coils * trajectory.omega[..., 0, :].numel()
     need = 8 * (3 * images + 2 * samples)
-    free = available_bytes()
+    free = memory.available()
     if free is not None and need > free:
         raise ValueError(
             f"{n_coils} coils on {' x '.join(map(str, matrix))} voxels need about {need / 2**30:.3g} GiB and "
             f"{free / 2**30:.3g} GiB are free; take fewer coils, a smaller matrix or a higher acceleration"
         )
-
-
-def available_bytes() -> int | None:
-    """Memory that is free or can be freed, None where the system doesn't say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else None
 
 
 def measured(
