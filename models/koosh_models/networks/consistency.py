@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from koosh_models.networks.solve import Solution, conjugate_gradients
 from koosh_models.physics.operator import inner
 from koosh_models.physics.problem import LinearProblem, Problem
+from koosh_models.physics.solve import Solution, conjugate_gradient
 
 
 class Consistency(Protocol):
@@ -195,7 +195,7 @@ class ConjugateGradient(nn.Module):
     def solve(self, problem: Problem, right: Tensor, start: Tensor | None) -> Solution:
         """`(N + lam)^-1 right`."""
         normal, lam = linear_problem(problem, self.kind).normal, self.lam
-        return conjugate_gradients(lambda v: normal(v).add(v, alpha=lam), right, start, self.steps, self.tolerance)
+        return conjugate_gradient(lambda v: normal(v).add(v, alpha=lam), right, start, self.steps, self.tolerance)
 
     def value(self, problem: Problem, x: Tensor, regularized: Tensor) -> Tensor:
         """The next image, outside autograd."""

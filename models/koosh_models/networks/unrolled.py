@@ -17,10 +17,10 @@ from koosh_models.networks.cnn import residual_cnn, space_time_cnn
 from koosh_models.networks.consistency import ConjugateGradient, Consistency, GradientStep, Proximal, linear_problem
 from koosh_models.networks.emission import emission_steps, osem_updates
 from koosh_models.networks.regularizer import Regularizer
-from koosh_models.networks.solve import conjugate_gradients
 from koosh_models.networks.stage import Precision, Stage
 from koosh_models.networks.unet import Unet
 from koosh_models.physics.problem import EmissionProblem, Problem
+from koosh_models.physics.solve import conjugate_gradient
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Unrolled(nn.Module):
         linear = linear_problem(problem, f"start image {self.dims.start!r}")
         if self.dims.start == "adjoint":
             return linear.b.clone()
-        return conjugate_gradients(linear.normal, linear.b, None, self.dims.start_steps, self.dims.cg_tolerance).x
+        return conjugate_gradient(linear.normal, linear.b, None, self.dims.start_steps, self.dims.cg_tolerance).x
 
     def forward(self, problem: Problem, start: Tensor | None = None, tile: int | Sequence[int] | None = None) -> Tensor:
         """The reconstructed image; with `tile` the regularizers run on tiles of that side, with the same result."""

@@ -25,6 +25,7 @@ class Solution:
     residual: float
 
 
+@torch.no_grad()
 def conjugate_gradient(
     normal: Apply,
     b: Tensor,
@@ -34,32 +35,53 @@ def conjugate_gradient(
     independent: int = 0,
     progress: Callable[[Tensor], None] | None = None,
 ) -> Solution:
-    """Solve `normal(x) = b` for a self-adjoint positive operator.
+    """Solve `normal(x) = b` for a self-adjoint positive operator; zero for a `b` of zero.
 
     independent  leading axes that number separate systems (coils), each with step sizes of its own
     progress     is shown each iterate, which the next step overwrites
     """
     axes = tuple(range(independent, b.ndim))
+    size = _dot(b, b, axes).sqrt()
+    if not bool((size > 0).any()):
+        return Solution(torch.zeros_like(b), 0, 0.0)
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - normal(x)
-    target = tolerance * _dot(b, b, axes).sqrt()
-    p, rr = r.clone(), _dot(r, r, axes)
-    done = 0
-    while done < iterations and bool((rr.sqrt() > target).any()):
+    p, rr, done = r.clone(), _dot(r, r, axes), 0
+    while done < iterations and bool((rr.sqrt() > tolerance * size).any()):
         q = normal(p)
-        pq = _dot(p, q, axes)
-        # a system that has converged keeps a zero direction: 0/0 must not reach the others
-        alpha = torch.where(pq > 0, rr / pq.clamp_min(torch.finfo(pq.dtype).tiny), torch.zeros_like(pq))
-        x.add_(alpha * p)
-        r.sub_(alpha * q)
+        alpha = _ratio(rr, _curvature(p, q, axes))
+        _add(x, alpha, p)
+        _add(r, -alpha, q)
         rr, before = _dot(r, r, axes), rr
-        p = r + torch.where(before > 0, rr / before.clamp_min(torch.finfo(rr.dtype).tiny), torch.zeros_like(rr)) * p
+        p.mul_(_ratio(rr, before)).add_(r)
         done += 1
         if progress is not None:
             progress(x)
-    size = _dot(b, b, axes).sqrt()
-    worst = float((rr.sqrt() / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
-    return Solution(x, done, worst if bool((size > 0).any()) else 0.0)
+    return Solution(x, done, float(_ratio(rr.sqrt(), size).max()))
+
+
+def _curvature(p: Tensor, q: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """`<p, N p>` for `q = N p`; negative where the operator can't be what it should."""
+    found = _dot(p, q, axes)
+    if bool((found < 0).any()):
+        raise ValueError(
+            f"curvature {float(found.min()):.3g} in conjugate gradients: the normal operator is not positive; "
+            "are the density weights negative, or is it not scaled?"
+        )
+    return found
+
+
+def _ratio(over: Tensor, under: Tensor) -> Tensor:
+    """The quotient, 0 where nothing is below: a system that has converged must not bring 0/0 to the others."""
+    return torch.where(under > 0, over / under.clamp_min(torch.finfo(under.dtype).tiny), torch.zeros_like(under))
+
+
+def _add(x: Tensor, alpha: Tensor, p: Tensor) -> None:
+    """`x += alpha p` in place, without a copy where there is one system."""
+    if alpha.numel() == 1:
+        x.add_(p, alpha=float(alpha))
+    else:
+        x.add_(alpha * p)
 
 
 def _dot(a: Tensor, b: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from koosh_models.networks.consistency import ConjugateGradient, GradientStep, Linear, Proximal
-from koosh_models.networks.solve import conjugate_gradients
 from koosh_models.physics.problem import EmissionProblem, LinearProblem
+from koosh_models.physics.solve import conjugate_gradient
 from tests.properties import random_complex
 
 N = 12
@@ -81,26 +81,24 @@ def test_cg_inverts_to_the_regularized_image():
 
 def test_the_solver_stops_on_its_residual_and_stays_finite_past_convergence():
     problem, matrix = dense()
-    found = conjugate_gradients(problem.normal, matrix.new_zeros(3, 4) + problem.b, None, 500, 1e-3)
-    assert found.steps < 500
+    found = conjugate_gradient(problem.normal, matrix.new_zeros(3, 4) + problem.b, None, 500, 1e-3)
+    assert found.iterations < 500
     assert found.residual <= 1e-3
-    again = conjugate_gradients(
+    again = conjugate_gradient(
         problem.normal, problem.b, torch.linalg.solve(matrix, problem.b.flatten()).view(3, 4), 9, 1e-8
     )
-    assert again.steps == 0
+    assert again.iterations == 0
 
 
 def test_the_solver_gives_zero_for_a_zero_right_side():
     problem, _ = dense()
-    assert (
-        float(conjugate_gradients(problem.normal, torch.zeros_like(problem.b), problem.b, 9, 1e-8).x.abs().max()) == 0
-    )
+    assert float(conjugate_gradient(problem.normal, torch.zeros_like(problem.b), problem.b, 9, 1e-8).x.abs().max()) == 0
 
 
 def test_the_solver_refuses_an_operator_that_is_not_positive():
     problem, _ = dense()
     with pytest.raises(ValueError, match="not positive"):
-        conjugate_gradients(lambda x: -problem.normal(x), problem.b, None, 9, 1e-8)
+        conjugate_gradient(lambda x: -problem.normal(x), problem.b, None, 9, 1e-8)
 
 
 @pytest.mark.parametrize(
