@@ -33,10 +33,10 @@ from koosh_gadgets.wire import ids, messages
 from koosh_gadgets.wire.connection import Connection, connect
 from koosh_gadgets.wire.errors import WireError
 from koosh_gadgets.wire.framing import SocketOutput
-from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.limits import Limits
-from koosh_gadgets.wire.opening import Opening, open_stream
-from koosh_gadgets.wire.source import Source, from_file
+from koosh_gadgets.wire.opening import Opening
+from koosh_gadgets.wire.source import Source
+from tests.fakes.hostile import consume, mutate
 
 log = logging.getLogger(__name__)
 THIS = command("benchmarks.online")
@@ -258,7 +258,7 @@ def mutation_rows(n: int) -> list[Row]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(n):
         started = time.perf_counter()
-        foreign += not ends_well(functools.partial(consume, mutated(whole, rng)))
+        foreign += not ends_well(functools.partial(consumed, mutate(whole, rng)))
         slowest = max(slowest, time.perf_counter() - started)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return [
@@ -268,42 +268,9 @@ def mutation_rows(n: int) -> list[Row]:
     ]
 
 
-def mutated(raw: bytes, rng: random.Random) -> bytes:
-    """A few bytes changed, dropped or repeated, or the end cut off."""
-    out = bytearray(raw)
-    for _ in range(rng.randint(1, 6)):
-        at, kind = rng.randrange(len(out)), rng.randrange(4)
-        if kind == 0:
-            out[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            out[at : at + rng.randint(1, 8)] = rng.randbytes(rng.randint(0, 8))
-        elif kind == 2:
-            del out[at : at + rng.randint(1, 400)]
-        else:
-            out[at : at + 8] = rng.choice([b"\xff" * 8, b"\0" * 8])
-    return bytes(out[: rng.randrange(len(out))] if rng.random() < 0.2 else out)
-
-
-def consume(raw: bytes) -> None:
+def consumed(raw: bytes) -> None:
     """Read a whole stream as a conversation would."""
-    import io
-
-    source, limits = from_file(io.BytesIO(raw)), Limits(image=1 << 26, array=1 << 26)
-    opening = open_stream(source, limits)
-    if opening is not None:
-        read_header(opening.header)
-        for _ in Connection(opening, source, Nowhere(), limits).items():
-            pass
-
-
-class Nowhere:
-    """An output for nobody."""
-
-    def send(self, parts: object) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+    consume(raw, Limits(image=1 << 26, array=1 << 26))
 
 
 def ends_well(action: Callable[[], None]) -> bool:

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from koosh_gadgets.pipeline import in_background
+from tests.fakes.hostile import WRONG, copies, wrong
 from tests.fakes.runs import run, volume
 from tests.fakes.streams import header_xml, noise_readout, point_scan, readout
-
-
-def copies(items):
-    return [ismrmrd.Acquisition(a.getHead(), a.data.copy(), a.traj.copy()) for a in items]
 
 
 def relative(a, b):
@@ -140,35 +137,11 @@ def test_more_spokes_than_an_index_can_number_are_all_used():
     assert images[0].meta["koosh_readouts"] == "70000"
 
 
-BAD = {
-    "no trajectory": (lambda s: [readout(3, s[3].data)], "readout 3: trajectory_dimensions is 0"),
-    "2D": (lambda s: [readout(3, s[3].data, s[3].traj[:, :2])], "readout 3: trajectory_dimensions is 2"),
-    "range": (lambda s: [*s[:4], readout(4, s[4].data, s[4].traj * 3)], "readout 4: its trajectory reaches"),
-    "coils": (lambda s: [*s[:4], readout(4, s[4].data[:2], s[4].traj)], "readout 4: active_channels is 2"),
-    "samples": (
-        lambda s: [*s[:4], readout(4, s[4].data[:, :9], s[4].traj[:9])],
-        "readout 4: number_of_samples is 9",
-    ),
-    "unit": (lambda s: [readout(3, s[3].data, s[3].traj / 7)], "readout 3: .*trajectory_unit"),
-    "encoding": (
-        lambda s: [readout(3, s[3].data, s[3].traj, encoding_space_ref=4)],
-        "readout 3: encoding_space_ref is 4",
-    ),
-    "discard": (
-        lambda s: [readout(3, s[3].data, s[3].traj, discard_pre=9, discard_post=9)],
-        "readout 3: discard_pre 9",
-    ),
-    "noise coils": (lambda s: [noise_readout(0, coils=2), *s], "readout 0: active_channels is 3"),
-    "only noise": (lambda s: [noise_readout(0)], "no imaging readout in the stream"),
-    "nothing": (lambda s: [], "no imaging readout in the stream"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_with_a_readout_is_named(name):
-    make, message = BAD[name]
+    items, message, settings = wrong(name)
     with pytest.raises(ValueError, match=message):
-        run(make(point_scan()), trajectory_unit="cycles/voxel" if name == "range" else "auto")
+        run(items, **settings)
 
 
 def test_a_matrix_that_no_memory_holds_is_refused_before_it_is_allocated():

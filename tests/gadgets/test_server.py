@@ -14,6 +14,7 @@ from koosh_gadgets.spool import Recorded, Spool
 from koosh_gadgets.wire import ids, messages
 from koosh_gadgets.wire.errors import PeerError
 from koosh_gadgets.wire.limits import Limits
+from tests.fakes.hostile import mutate
 from tests.fakes.runs import run
 from tests.fakes.site import exchange, reset, running, until
 from tests.fakes.streams import header_xml, noise_readout, opening, point_scan, readout, scan_stream
@@ -109,8 +110,6 @@ def test_faults_are_told_to_the_peer_and_the_next_scan_is_served(server, name):
 
 
 def test_mutated_streams_leave_the_server_serving(server):
-    from tests.gadgets.wire.test_framing import mutate
-
     rng, whole = random.Random(3), b"".join(scan_stream(name="koosh_gridding"))
     for _ in range(25):
         exchange(server.port, [mutate(whole, rng)], half_close=True)

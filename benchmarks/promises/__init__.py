@@ -1,0 +1,1 @@
+"""Rows of the table of reliability, by what they are about."""
