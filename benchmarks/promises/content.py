@@ -225,6 +225,10 @@ def patients(_full: bool) -> Found:
     """R20: a header full of one name, good and bad scans; the name is looked for in logs and answers."""
     header = canary_header()
     broken = header.replace("<x>16</x>", "<x>0</x>", 1)
+    unit, number = (
+        header.replace(f"<name>{CANARY}<", f"<name>{name}<") for name in ("trajectoryUnit", "expectedReadouts")
+    )
+    kind = header.replace("<trajectory>radial<", f"<trajectory>{CANARY}<")
     bad = header.replace(
         f"<patientName>{CANARY}<", f"<patientBirthdate>{CANARY}</patientBirthdate><patientName>{CANARY}<"
     )
@@ -232,6 +236,7 @@ def patients(_full: bool) -> Found:
         scan_stream(header=header, name="koosh_gridding"), scan_stream(header=broken, name="koosh_gridding"),
         scan_stream(header=bad, name="koosh_gridding"), scan_stream([noise_readout(0)], header, name="koosh_gridding"),
         scan_stream(header=header, name="koosh_gridding")[:30],
+        *(scan_stream(header=one, name="koosh_gridding") for one in (unit, number, kind, header[:-30])),
         *(scan_stream(wrong(name)[0], header, name="koosh_gridding") for name in ("2D", "coils")),
     ]  # fmt: skip
     old = os.umask(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import ismrmrd
@@ -68,6 +69,19 @@ def user_parameter(parameters: object, name: str) -> str | None:
     return None
 
 
+def count(text: str | None, name: str) -> int | None:
+    """A user parameter that counts something; its value is never repeated, since it may be anything."""
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 2**63:
+        raise ValueError(f"the header's user parameter for {name} is no number from 0 upwards")
+    return int(value)
+
+
 def _encoding(e: ismrmrd.xsd.encodingType, unit: str | None, total: str | None, n_encodings: int) -> Encoding:
     description = e.trajectoryDescription
     readouts = user_parameter(description, "readouts") or user_parameter(description, "interleaves")
@@ -81,8 +95,8 @@ def _encoding(e: ismrmrd.xsd.encodingType, unit: str | None, total: str | None, 
         recon_fov_mm=_xyz(e.reconSpace.fieldOfView_mm),
         family=description.identifier if description is not None and description.identifier else e.trajectory.value,
         cartesian=cartesian,
-        readouts=int(float(readouts)) if readouts else None,
-        samples=int(float(samples)) if (samples := user_parameter(description, "samples")) else None,
+        readouts=count(readouts, "readouts"),
+        samples=count(user_parameter(description, "samples"), "samples"),
         limited=None if cartesian else _limited(e),
         centers=(_center(e, 1), _center(e, 2)),
         unit=unit,

@@ -101,8 +101,8 @@ def known_trajectory(encoding: Encoding, block: Readouts, settings: Settings, jo
     table = described(encoding, block.data.shape[2])
     if table is None:
         raise ValueError(
-            f"readout {first}: trajectory_dimensions is 0 and the header describes no trajectory that can be computed "
-            f"({encoding.family!r}); supply trajectory_file, or send trajectories with the readouts"
+            f"readout {first}: trajectory_dimensions is 0 and the header describes no trajectory that can be computed; "
+            "supply trajectory_file, or send trajectories with the readouts"
         )
     journal.note(f"the trajectory was computed from the header ({encoding.family})", logging.INFO)
     return Listed(table, first, f"the header's {encoding.family} trajectory")

@@ -107,9 +107,16 @@ class _Attach:
     def _recognise(self, space: int, final: bool) -> bool:
         """Find the unit: configured, named by the header, or detected."""
         encoding, named = self.spaces[space], self.settings.trajectory_unit
-        named = named if named != "auto" else encoding.unit or ""
-        if named:
+        if named != "auto":
             self.units[space] = units.canonical(named)
+        elif encoding.unit:
+            try:
+                self.units[space] = units.canonical(encoding.unit)
+            except ValueError:  # what the header says is not repeated
+                known = ", ".join(units.UNITS)
+                raise ValueError(
+                    f"the header's trajectoryUnit is unknown; known: {known}; set trajectory_unit"
+                ) from None
         else:
             unit = detected(self.held[space], encoding, final)
             if unit is None:

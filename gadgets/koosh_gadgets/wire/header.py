@@ -53,9 +53,10 @@ def parse(raw: bytes) -> plain.Element:
     try:
         root: plain.Element = safe.fromstring(raw, forbid_dtd=True)
     except Exception as error:  # defusedxml raises several unrelated classes
-        raise Malformed(f"the header is no XML that can be accepted: {type(error).__name__}: {error}") from error
+        where = "at line {}, column {}".format(*getattr(error, "position", ("?", "?")))
+        raise Malformed(f"the header is no XML that can be accepted: {type(error).__name__} {where}") from None
     if root.tag.rpartition("}")[2] != "ismrmrdHeader":
-        raise Malformed(f"the header's root is <{root.tag[:64]}>; wanted <ismrmrdHeader>")
+        raise Malformed("the header's root is another element than <ismrmrdHeader>")
     return root
 
 
@@ -96,7 +97,7 @@ def soften_trajectory(encoding: plain.Element) -> None:
     """Trajectory families the schema does not name count as `other`."""
     node = encoding.find(f"{{{SPACE}}}trajectory")
     if node is not None and (node.text or "").strip().lower() not in TRAJECTORIES:
-        log.warning("the header's trajectory %r is unknown; taken as 'other'", (node.text or "")[:64])
+        log.warning("the header's trajectory is unknown; taken as 'other'")
         node.text = "other"
     elif node is not None:
         node.text = (node.text or "").strip().lower()
