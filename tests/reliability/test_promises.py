@@ -1,0 +1,57 @@
+"""Promises of SECURITY.md that no other test holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from koosh_gadgets.stages.encoding import encodings
+from koosh_gadgets.wire.errors import Malformed
+from koosh_gadgets.wire.header import read_header
+from tests.fakes.hostile import CANARY, canary_header
+from tests.fakes.runs import run
+from tests.fakes.streams import header_xml, point_scan
+
+ROOT = Path(__file__).parent.parent.parent
+LEAST = {"pydicom": (3, 0, 2), "pynetdicom": (3, 0, 4), "defusedxml": (0, 7, 1), "safetensors": (0, 4, 3)}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_dependencies_with_known_holes_have_least_versions(name):
+    text = (ROOT / "pyproject.toml").read_text()
+    found = re.search(rf'"{name}(?:\[[^\]]*\])?>=([\d.]+)', text)
+    assert found is not None
+    assert tuple(int(n) for n in found[1].split(".")) >= LEAST[name]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-3", "1e400", CANARY])
+def test_a_count_in_the_header_that_is_none_is_refused_without_being_repeated(value):
+    extra = (
+        f"<userParameters><userParameterString><name>expectedReadouts</name><value>{value}</value>"
+        "</userParameterString></userParameters>"
+    )
+    with pytest.raises(ValueError, match="readouts is no number") as seen:
+        encodings(read_header(header_xml(extra=extra)))
+    assert CANARY not in str(seen.value)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        canary_header()[:-30],
+        canary_header().replace("ismrmrdHeader", CANARY.replace("^", "")),
+        f'<!DOCTYPE x [<!ENTITY e "{CANARY}">]>' + canary_header(),
+    ],
+    ids=["cut", "root", "entity"],
+)
+def test_a_broken_header_is_refused_without_being_repeated(broken):
+    with pytest.raises(Malformed) as seen:
+        read_header(broken.replace('<?xml version="1.0"?>', ""))
+    assert "Canary" not in str(seen.value)
+
+
+def test_a_unit_that_the_header_makes_up_is_refused_without_being_repeated():
+    xml = canary_header().replace(f"<name>{CANARY}<", "<name>trajectoryUnit<")
+    with pytest.raises(ValueError, match="trajectoryUnit is unknown; known: cycles/voxel") as seen:
+        run(point_scan(), xml)
+    assert CANARY not in str(seen.value)
