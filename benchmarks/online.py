@@ -95,14 +95,14 @@ def reading_rows(header: str, quick: bool) -> list[Row]:
     ]
 
 
-def simulated(folder: Path, size: int, coils: int) -> Path:
-    """A 3D radial scan of a head phantom, R = 12."""
+def simulated(folder: Path, size: int, coils: int, acceleration: float = 12.0) -> Path:
+    """A 3D radial scan of a head phantom."""
     from koosh_models.simulation.phantoms import phantom
     from koosh_models.simulation.recordfile import write_scan
     from koosh_models.simulation.simulate import simulate
     from koosh_models.simulation.trajectories import trajectory
 
-    way, anatomy = trajectory("radial3d", (size,) * 3, 12.0), phantom("head", (size,) * 3)
+    way, anatomy = trajectory("radial3d", (size,) * 3, acceleration), phantom("head", (size,) * 3)
     path = folder / "scan.h5"
     write_scan(path, simulate(anatomy.image, way, mask=anatomy.mask, n_coils=coils, noise=0.02), way)
     return path
@@ -307,7 +307,7 @@ def main() -> None:
             "mutations": lambda: mutation_rows(500 if quick else 10_000),
             "latency": lambda: latency_rows(simulated(folder, 48 if quick else 96, 8), quick),
             "server": lambda: server_rows(simulated(folder, 32, 4), 5 if quick else 100),
-            "r4": lambda: crowd_rows(simulated(folder, 32, 4), 1 if quick else 6),
+            "r4": lambda: crowd_rows(simulated(folder, 32, 4, 2.0), 1 if quick else 6),
         }
         for part in (options.only,) if options.only else PARTS:
             rows += parts[part]()
