@@ -18,8 +18,6 @@ STAGES = stages(MAIN)
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     space = tmp_path_factory.mktemp("image")
-    space.chmod(0o755)
-    space.parent.chmod(0o755)
     return built(STAGES, "cpu", Root.debian(space / "root"), space)
 
 

@@ -40,7 +40,8 @@ def installed(built, tmp_path_factory):
     home = tmp_path_factory.mktemp("clean") / "venv"
     venv.create(home, with_pip=True)
     wheel = next(built.glob("*.whl"))
-    checked(home / "bin/python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel)
+    # -I: a checkout on PYTHONPATH would count as installed
+    checked(home / "bin/python", "-I", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel)
     return home / "bin"
 
 
