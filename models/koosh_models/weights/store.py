@@ -111,9 +111,23 @@ def first_line(error: Exception) -> str:
     return str(error)
 
 
+def check_twin(path: Path, card: Card) -> None:
+    """Refuse a file whose card is not the one beside it: a hash of the tensors says nothing of damage to the card."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return
+    try:
+        twin = Card.model_validate_json(beside.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"the card beside {path.name} can't be read: {first_line(error)}") from error
+    if twin != card:
+        raise ValueError(f"the card inside {path.name} is not that of {beside.name}: copy both again")
+
+
 def verify(name_or_path: str | Path) -> tuple[dict[str, Tensor], Card]:
     """The tensors and the card of a weights file, once hash, names, shapes, types and finiteness are found right."""
     path, card = path_of(name_or_path), read_card(name_or_path)
+    check_twin(path, card)
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -61,6 +61,19 @@ def test_every_flipped_byte_is_noticed(tmp_path):
             weights.load(path)
 
 
+def test_a_card_that_was_changed_inside_the_file_is_noticed(tmp_path):
+    path = tmp_path / "small.safetensors"
+    card = weights.save(path, network(), CARD)
+    (tmp_path / "small.json").write_text(card.model_copy(update={"anatomy": "knee"}).model_dump_json())
+    with pytest.raises(ValueError, match=r"card inside small\.safetensors is not that of small\.json"):
+        weights.load(path)
+    (tmp_path / "small.json").write_text("{")
+    with pytest.raises(ValueError, match="card beside"):
+        weights.load(path)
+    (tmp_path / "small.json").unlink()
+    assert weights.load(path)[1] == card
+
+
 def test_a_cut_file_is_refused(tmp_path):
     path = tmp_path / "small.safetensors"
     weights.save(path, network(), CARD)
