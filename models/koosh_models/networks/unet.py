@@ -51,6 +51,11 @@ class Unet(nn.Module):
             total += share * (pooled + conditioned * n + way_up)
         return total
 
+    @property
+    def pooled(self) -> float:
+        """Numbers per voxel that pooling saves in float32 where a CPU computes in half precision (autocast's rule)."""
+        return sum(self.features * 2.0 ** (level - self.ndim * level) for level in range(self.levels))
+
     def forward(self, channels: Tensor, condition: Tensor | None = None) -> Tensor:
         """(channel, *axes) -> (channel, *axes)."""
         pool = functional.avg_pool2d if self.ndim == 2 else functional.avg_pool3d

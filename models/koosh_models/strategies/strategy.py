@@ -64,8 +64,12 @@ def real_size(network: Unrolled) -> int:
 
 def graph(network: Unrolled, voxels: int) -> int:
     """Bytes that autograd holds of one regularizer over so many voxels, 16-bit copies of its weights included."""
-    size = real_size(network) if network.dims.precision == "fp32" else 2
-    return round(voxels * network.stage(0).regularizer.activations * size) + copies(network)
+    regularizer = network.stage(0).regularizer
+    if network.dims.precision == "fp32":
+        return round(voxels * regularizer.activations * real_size(network))
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    pooled = float(getattr(regularizer, "pooled", 0.0)) if on_cpu else 0.0
+    return round(voxels * (2 * regularizer.activations + 4 * pooled)) + copies(network)
 
 
 def copies(network: Unrolled) -> int:

@@ -21,6 +21,7 @@ from koosh_models.physics.solve import conjugate_gradient
 from koosh_models.reconstruction import calibrate, with_weights
 from koosh_models.scan import Geometry, Scan
 from koosh_models.simulation.imperfections import Imperfections
+from koosh_models.simulation.phantoms import Phantom
 from koosh_models.simulation.simulate import simulate
 from koosh_models.simulation.trajectories import Trajectory, trajectory
 from koosh_models.support import box_around, boxed_scan
@@ -166,8 +167,27 @@ def sources(data: Data) -> list[Source]:
     return found
 
 
-def draw(data: Data, split: str, index: int, known: list[Source] | None = None) -> Case:
-    """Case number `index` of a split: the same arguments give the same bits, on any worker and any rank."""
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is scanned in a case, and how: all that is drawn before anything is simulated.
+
+    seed  of coils and noise; `rng` goes on from there
+    """
+
+    source: Source
+    family: str
+    matrix: tuple[int, ...]
+    speed: float
+    noise: float
+    coils: int
+    path: Trajectory
+    image: Phantom
+    seed: int
+    rng: np.random.Generator
+
+
+def scene(data: Data, split: str, index: int, known: list[Source] | None = None) -> Scene:
+    """The scene of case number `index` of a split."""
     rng = np.random.default_rng([data.seed, 0 if split == "training" else 1, index])
     usable = [s for s in (known or sources(data)) if s.split == split]
     source = chosen(usable, data.phantom_share if split == "training" else 0.0, rng, index, split)
@@ -181,10 +201,16 @@ def draw(data: Data, split: str, index: int, known: list[Source] | None = None) 
     family = data.trajectory[int(rng.integers(len(data.trajectory)))]
     path = turned(trajectory(family, matrix, speed, int(rng.integers(2**31)), data.frames), rng, data.rotate)
     image = anatomy(source, matrix, rng, data.frames)
-    geometry, seed = Geometry(matrix, tuple(data.fov_mm * n / max(matrix) for n in matrix)), int(rng.integers(2**31))
+    return Scene(source, family, matrix, speed, noise, coils, path, image, int(rng.integers(2**31)), rng)
+
+
+def draw(data: Data, split: str, index: int, known: list[Source] | None = None) -> Case:
+    """Case number `index` of a split: the same arguments give the same bits, on any worker and any rank."""
+    what = scene(data, split, index, known)
+    image, coils, fov = what.image, what.coils, tuple(data.fov_mm * n / max(what.matrix) for n in what.matrix)
     made = simulate(
-        image.image, path, mask=image.mask, n_coils=coils, noise=noise, seed=seed, geometry=geometry,
-        imperfections=imperfections(data, rng),
+        image.image, what.path, mask=image.mask, n_coils=coils, noise=what.noise, seed=what.seed,
+        geometry=Geometry(what.matrix, fov), imperfections=imperfections(data, what.rng),
     )  # fmt: skip
     scan = with_weights(made.scan)
     maps, target = made.maps, made.truth
@@ -193,15 +219,15 @@ def draw(data: Data, split: str, index: int, known: list[Source] | None = None) 
         maps = calibrate(scan).maps.coils(0, coils)
         target = (maps.conj() * made.maps).sum(0) * made.truth
     facts: dict[str, float | str] = {
-        "source": source.name, "subject": source.subject, "acceleration": float(speed), "noise": noise,
-        "coils": float(coils), "sigma": made.sigma, "family": family,
+        "source": what.source.name, "subject": what.source.subject, "acceleration": float(what.speed),
+        "noise": what.noise, "coils": float(coils), "sigma": made.sigma, "family": what.family,
     }  # fmt: skip
-    case = Case(f"{source.name}-{index}", scan, maps, target.contiguous(), made.mask, facts)
+    case = Case(f"{what.source.name}-{index}", scan, maps, target.contiguous(), made.mask, facts)
     if not data.iterates or split != "training":
         return case
-    full = trajectory(family, matrix, 1.0, seed, data.frames)
-    clean = simulate(image.image, full, mask=image.mask, maps=made.maps, noise=0.0, seed=seed, geometry=geometry)
-    whole = replace(case, scan=with_weights(clean.scan))
+    full = trajectory(what.family, what.matrix, 1.0, what.seed, data.frames)
+    clean = simulate(image.image, full, mask=image.mask, maps=made.maps, noise=0.0, seed=what.seed)
+    whole = replace(case, scan=replace(with_weights(clean.scan), geometry=scan.geometry))
     return replace(case, iterates=first_iterates(whole.problem(), data.iterates))
 
 

@@ -12,7 +12,6 @@ from koosh_models.losses import NonFiniteLossError
 from koosh_models.training import checkpoint, export
 from koosh_models.training.cases import draw
 from koosh_models.training.distributed import Ranks, ranks
-from koosh_models.training.estimate import needs
 from koosh_models.training.journal import rows
 from koosh_models.training.loop import Run
 from koosh_models.training.plan import parts
@@ -148,13 +147,6 @@ def test_the_loop_runs_every_strategy_and_the_weights_move(tmp_path, cache, stra
     before = [p.detach().clone() for p in changed.network.parameters()]
     changed.train()
     assert any(not torch.equal(a, b) for a, b in zip(before, changed.network.parameters(), strict=True))
-
-
-def test_memory_is_known_before_the_run():
-    small = needs(recipe("phases.1.options={}", "training.memory_mb=1"))
-    large = needs(recipe("phases.1.options={}", "training.memory_mb=1", "data.matrix=[[24, 24, 24]]"))
-    assert all(need.total > 0 for need in small)
-    assert large[0].activations == pytest.approx(8 * small[0].activations, rel=0.01)
 
 
 def test_launchers_tell_the_rank_and_a_missing_variable_is_named():
