@@ -17,10 +17,12 @@ from koosh_models.training.cases import Case, draw, scene, sources
 from koosh_models.training.plan import Misfit, Part, parts
 from koosh_models.training.recipe import Recipe
 from koosh_models.training.tables import Data
+from koosh_models.training.warmstart import EDGE
 
 SMALL = 24  # voxels along the longest axis of a trial: large enough for a U-Net of two levels
 BLUR = 0.25  # of the matrix: how much wider than the object the support of estimated maps is, both sides together
-DRAWN, COILS = 6, 3  # objects that the extent is taken from, coils of the scan that steps are timed on
+SEEN = 40  # voxels along the longest axis where the objects' extent is taken
+DRAWN, COILS = 4, 3  # objects that the extent is taken from, coils of the scan that steps are timed on
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +30,12 @@ class Trial:
     """What a recipe scans, on a small matrix.
 
     objects  (z, y, x) bool, where the first objects are
+    seen     (z, y, x) bool, of them what is bright enough to be trained on by a warm start
     case     one scan of a few coils, to time steps on
     """
 
     objects: list[Tensor]
+    seen: list[Tensor]
     case: Case
 
     @property
@@ -41,7 +45,7 @@ class Trial:
 
     def tight(self, matrix: tuple[int, ...]) -> tuple[int, ...]:
         """The largest object's own extent on a matrix."""
-        found = [box_around(mask, margin=0, multiple=1).size for mask in self.objects]
+        found = [box_around(mask, margin=0, multiple=1).size for mask in self.seen]
         extent = max(found, key=math.prod)
         return tuple(math.ceil(e / s * n) for e, s, n in zip(extent, self.objects[0].shape, matrix, strict=True))
 
@@ -63,15 +67,15 @@ def box_of(mask: Tensor, matrix: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(n, -(-w // MULTIPLE) * MULTIPLE) for w, n in zip(wide, matrix, strict=True))
 
 
-def reduced(data: Data, reach: tuple[int, ...]) -> Data:
-    """The same scans on a small matrix, with nothing that takes long to simulate.
+def reduced(data: Data, side: int, reach: tuple[int, ...]) -> Data:
+    """The same scans on a matrix of at most `side` voxels along its longest axis, with nothing that takes long.
 
     reach  of the network's regularizers, which the matrix has to exceed
     """
     matrix = max(data.matrix, key=math.prod)
-    scale = min(1.0, max(SMALL, *(r + 2 for r in reach)) / max(matrix))
-    size = tuple(min(n, max(8, reach[axis - len(matrix)] + 2, 2 * round(n * scale / 2)))
-                 for axis, n in enumerate(matrix))  # fmt: skip
+    scale = min(1.0, max(side, *(r + 2 for r in reach)) / max(matrix))
+    least = [max(8, r + 2) for r in reach[-len(matrix) :]]
+    size = tuple(min(n, max(low, 2 * round(n * scale / 2))) for n, low in zip(matrix, least, strict=True))
     clean = dict.fromkeys(("off_resonance_hz", "delays", "motion_voxels", "motion_degrees"), (0.0, 0.0))
     frames = min(data.frames, max(4, reach[0] + 1))
     small = {"matrix": (size,) * len(data.matrix), "frames": frames, "iterates": 0, "maps": "true"}
@@ -82,11 +86,15 @@ def trial(recipe: Recipe) -> Trial:
     """The first objects of a recipe and a scan, small."""
     with torch.device("meta"):
         reach = build(recipe.network).stage(0).regularizer.radius
-    data, count = reduced(recipe.data, reach), min(DRAWN, recipe.data.cases or DRAWN)
+    data, wide = (reduced(recipe.data, side, reach) for side in (SMALL, SEEN))
+    count = min(DRAWN, recipe.data.cases or DRAWN)
     known = sources(data)
     case = draw(data.model_copy(update={"coils": (COILS, COILS)}), "training", 0, known)
-    masks = [scene(data, "training", index, known).image.mask for index in range(count)]
-    return Trial([m.any(0) if m.ndim > case.maps.ndim - 1 else m for m in masks], case)
+    images = [scene(wide, "training", index, known).image for index in range(count)]
+    objects, seen = [p.mask for p in images], [p.image.abs() > EDGE * p.image.abs().max() for p in images]
+    if case.scan.n_frames is not None:
+        objects, seen = [m.any(0) for m in objects], [m.any(0) for m in seen]
+    return Trial(objects, seen, case)
 
 
 def samples_per_voxel(data: Data, acceleration: float) -> float:
