@@ -47,8 +47,10 @@ def test_what_autograd_holds_in_a_step_of_a_shipped_recipe_is_foretold_within_15
             with Meter(CPU, tuple(network.parameters())) as meter:
                 part.enter().step(network, case.problem(), case.goal(CPU))
             peaks.append(meter.peak)
-        if peaks:
+        if part.phase.strategy != "warmstart":
             assert need.activations == pytest.approx(max(peaks), rel=0.15)
+        elif peaks:  # a bound: how much of its box an object fills is taken from its truth, not from its scan
+            assert max(peaks) <= need.activations <= 1.35 * max(peaks)
 
 
 @pytest.mark.parametrize("strategy", ["backprop", "blockwise", "greedy"])
