@@ -24,7 +24,11 @@ CELL = re.compile(r"^# %%(.*)$", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Make our packages importable, installed or not."""
+    """Make our packages importable, installed or not, and put pages that the contents don't name at their end."""
+    named = str(config.nav)
+    assert config.nav is not None
+    (pages,) = config.nav[-1].values()
+    pages += [path.name for path in sorted(HERE.glob("*.md")) if f"'{path.name}'" not in named]
     for root in ("gadgets", "models"):
         if (path := str(HERE.parent / root)) not in sys.path:
             sys.path.insert(0, path)

@@ -38,7 +38,7 @@ EXAMPLES: dict[Path, tuple[str, ...]] = {
     ("weights",): ("koosh weights list",),
     ("weights", "list"): ("koosh weights list", "koosh weights list --json"),
     ("weights", "show"): ("koosh weights show radial3d", "koosh weights show radial3d --json"),
-    ("weights", "verify"): ("koosh weights verify runs/first/weights.safetensors",),
+    ("weights", "verify"): ("koosh weights verify first.safetensors",),
     ("weights", "export"): ("koosh weights export runs/first -o first.safetensors",),
     ("prepare",): (
         "koosh prepare s01.h5 s02.h5 s03.h5 --validation s03.h5 -o cases",
