@@ -38,12 +38,14 @@ class Shown:
 class Measured:
     """Pictures of a non-Cartesian scan.
 
+    matrix   voxels of the encoded image
     k        (readout, sample, axis) trajectory in cycles per voxel
     weights  (readout, sample) density weights, in cells of k-space
     spread   (y, x) point-spread function's central plane, magnitude, its peak is one
     coils    (coil, y, x) magnitudes of the coil maps' central plane
     """
 
+    matrix: tuple[int, ...]
     k: np.ndarray
     weights: np.ndarray
     spread: np.ndarray

@@ -55,7 +55,7 @@ def gathered(
     """
     series = [part for path in images for part in read_series(path)]
     shown = [shown_series(part, truth) for part in (*series, *beside) if part.kind == "magnitude"]
-    notes = dict.fromkeys(one.facts["notes"] for one in shown if one.facts.get("notes", "None") != "None")
+    notes = dict.fromkeys(one.facts["notes"] for one in shown if "notes" in one.facts)
     facts: dict[str, str] = {}
     measured = None
     if scan is not None:
@@ -69,7 +69,7 @@ def gathered(
 
 def shown_series(part: Series, truth: Truth | None) -> Shown:
     """One series as the page shows it."""
-    facts = {name: part.meta[key] for key, name in NAMES.items() if key in part.meta}
+    facts = {name: part.meta[key] for key, name in NAMES.items() if part.meta.get(key) not in (None, "", "None")}
     title = part.meta.get("SeriesDescription", f"series {part.number}")
     # of a series the first frame, of a slice its plane
     volume = part.frames[0][0] if part.frames.shape[1] == 1 else part.frames[0]
@@ -150,7 +150,7 @@ def measured(found: Recording) -> Measured:
     import torch
 
     from koosh_models.calibration.density import pipe_menon
-    from koosh_models.calibration.maps import low_frequency
+    from koosh_models.calibration.joint import joint
     from koosh_models.physics.nufft import Nufft
 
     assert found.omega is not None
@@ -161,10 +161,12 @@ def measured(found: Recording) -> Measured:
     weights = pipe_menon(omega, matrix)
     spread = middle(Nufft(omega, matrix).adjoint(weights.to(torch.complex64)).abs().numpy())
     kspace = torch.from_numpy(found.kspace[first].reshape(found.n_coils, -1).copy())
-    maps = low_frequency(kspace, omega, weights, matrix).maps
+    maps = joint(kspace, omega, weights, matrix).maps
     shown = [middle(maps.coils(coil, coil + 1)[0].abs().numpy()) for coil in range(min(found.n_coils, MOST_COILS))]
     shape = paths.shape[1:]
-    return Measured(k.reshape(*shape, -1), weights.numpy().reshape(shape), spread / spread.max(), np.stack(shown))
+    return Measured(
+        matrix, k.reshape(*shape, -1), weights.numpy().reshape(shape), spread / spread.max(), np.stack(shown)
+    )
 
 
 def middle(image: np.ndarray) -> np.ndarray:

@@ -21,6 +21,9 @@ TIMES = (
     "Seconds while the scan ran (green) and after its last readout (orange). Of a recorded scan, reading the file "
     "counts as the scan."
 )
+DENSITY = (
+    "A cell is what one sample of a fully sampled grid stands for: above a distance of one, k-space is undersampled."
+)
 ACROSS = "|k| in cycles per voxel"
 
 
@@ -142,18 +145,22 @@ def coils(maps: np.ndarray) -> str:
 
 
 def trajectory(measured: Measured) -> str:
-    """The first readouts, samples and weights over the radius, and the point-spread function in dB."""
-    k = measured.k
+    """The first readouts, the point-spread function in dB, distances and weights of samples over the radius."""
+    k, n_axes = measured.k, measured.k.shape[2]
     radius = np.linalg.norm(k, axis=2).ravel()
-    counts, edges = np.histogram(radius, bins=40, range=(0, 0.5))
-    density = counts / (edges[1:] ** k.shape[2] - edges[:-1] ** k.shape[2])
+    n_bins = int(np.clip(k.shape[1] // 4, 4, 40))  # a few samples of a readout in each
+    counts, edges = np.histogram(radius, bins=n_bins, range=(0, 0.5))
+    ball = {2: np.pi, 3: 4 * np.pi / 3}[n_axes] * np.prod(measured.matrix)
+    cells = ball * (edges[1:] ** n_axes - edges[:-1] ** n_axes)
     middle = (edges[1:] + edges[:-1]) / 2
-    sums, _ = np.histogram(radius, bins=40, range=(0, 0.5), weights=measured.weights.ravel())
-    mean = sums / np.maximum(counts, 1)
+    sums, _ = np.histogram(radius, bins=n_bins, range=(0, 0.5), weights=measured.weights.ravel())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance, mean = (cells / counts) ** (1 / n_axes), sums / counts
+    distance[counts == 0] = np.nan
     decibel = 20 * np.log10(np.maximum(measured.spread, 1e-4))
     pictured = spokes(k) + figure(pictures.grey(decibel, 0.0, -60.0), "point spread, -60 to 0 dB")
     plots = [
-        plot([Curve("", middle, density / density.max())], ACROSS, "samples per volume of k-space"),
-        plot([Curve("", middle, mean)], ACROSS, "mean density weight"),
+        plot([Curve("", middle, distance)], ACROSS, "mean distance of samples, in cells of k-space"),
+        plot([Curve("", middle, mean)], ACROSS, "mean density weight, in cells of k-space"),
     ]
-    return f'<div class="grid">{pictured}</div><div class="plots">{"".join(plots)}</div>'
+    return f'<div class="grid">{pictured}</div><p>{DENSITY}</p><div class="plots">{"".join(plots)}</div>'
