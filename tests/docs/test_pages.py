@@ -48,9 +48,10 @@ SMALLER = {
     "--matrix 64 64 64": "--matrix 24 24 24", "--matrix 64": "--matrix 24", "--matrix 96": "--matrix 24",
     "--matrix 48": "--matrix 24", "--size small": "--size test", "--frames 20": "--frames 3", "--coils 16": "--coils 4",
     "--set data.cases=40": "--size test --set data.cases=1", "--counts 3e5": "--size 32 --views 32",
-    "--set data.volumes='\"FOLDER\"'": "--size test", 
+    "--set data.volumes='\"FOLDER\"'": "--size test",
     "--against l1,cg,gridding": "--against gridding", "--against cg,l1": "--against gridding",
     "--acceleration 12": "--acceleration 2", "--acceleration 6": "--acceleration 2", "GADGETRON": "127.0.0.1",
+    "evaluate a.nii b.nii": "evaluate image.nii image.nii",
     "evaluate runs/first --report": "evaluate runs/first --against gridding --report",
 }  # fmt: skip
 PRELUDE = {
