@@ -137,3 +137,41 @@ def test_damage_is_an_error_of_its_own(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(Damaged):
         list(Recorded(path).records())
+
+
+def test_images_of_queued_scans_go_after_their_days(tmp_path):
+    spool = Spool(tmp_path / "s", keep_days=1)
+    spool.folder.mkdir()
+    old, new = spool.folder / "old.h5", spool.folder / "new.h5"
+    for path in (old, new):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    spool.rotate()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_write_that_is_cut_short_goes_on_where_it_ended(tmp_path, monkeypatch):
+    real = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, [bytes(parts[0])[:5] or parts[0]]))
+    stream = scan_stream(point_scan()[:3])
+    assert list(Recorded(recorded(Spool(tmp_path / "s"), stream)).messages()) == stream
+
+
+def test_a_disk_that_cannot_be_synced_ends_the_recording_with_a_warning(tmp_path, monkeypatch):
+    def fail(fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    recording = Spool(tmp_path / "s", sync=2).begin()
+    for raw in scan_stream()[:6]:
+        recording.message(raw)
+    assert "not spooled safely" in recording.warning
+    recording.message(b"x")
+    recording._sync()
+    recording.close()
+
+
+def test_an_empty_message_does_not_end_the_stream(tmp_path):
+    path = recorded(Spool(tmp_path / "s"), [b"ab", b"", b"cd"])
+    assert bytes(Recorded(path).source().read(4)) == b"abcd"

@@ -180,3 +180,49 @@ def test_reconstruct_refuses_a_scan_out_of_range(tmp_path):
     weights.save(tmp_path / "small.safetensors", network(), CARD)
     with pytest.raises(ValueError, match="does not take this scan: the acceleration"):
         reconstruct(scan_of(acceleration=100), "unrolled", weights=str(tmp_path / "small.safetensors"))
+
+
+def test_what_is_no_weights_is_refused_by_name(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        weights.load(tmp_path / "none.safetensors")
+    save_file({"a": torch.ones(3)}, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="no card inside"):
+        weights.load(tmp_path / "bare.safetensors")
+    monkeypatch.setattr("koosh_models.weights.store.LARGEST", 10)
+    with pytest.raises(ValueError, match="are refused"):
+        weights.load(tmp_path / "bare.safetensors")
+
+
+def test_a_card_of_another_network_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="the card says"):
+        weights.save(tmp_path / "a.safetensors", build(Dims(stages=1, features=4, layers=2)), CARD)
+
+
+def test_tensors_of_another_shape_or_type_are_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    state = {name: tensor.half() for name, tensor in network().state_dict().items()}
+    save_file(state, path, metadata={KEY: CARD.model_dump_json()})
+    with pytest.raises(ValueError, match=r"torch\.float16"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("interval", [(5, 1), (-1, 2), (0, float("inf"))])
+def test_an_interval_that_holds_nothing_is_refused(interval):
+    with pytest.raises(ValueError, match="no interval"):
+        weights.Range(coils=interval)
+
+
+def test_a_card_tells_pet_scans_apart():
+    from koosh_models.scan import Geometry
+
+    grid = Geometry((16, 16, 16), (32.0, 32.0, 32.0))
+    pet = RANGE.model_copy(update={"families": ("pet",)})
+    assert pet.refuses_pet(grid) is None
+    assert "the scan is PET over 3 axes" in RANGE.refuses_pet(grid)
+    assert "voxel size" in pet.refuses_pet(Geometry((16, 16, 16), (3200.0,) * 3))
+
+
+def test_readouts_of_two_samples_are_no_lines():
+    from koosh_models.weights.describe import family_of
+
+    assert family_of(torch.zeros(3, 5, 2)) == "curved"
