@@ -36,7 +36,8 @@ print(foretold / (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
 @pytest.mark.parametrize("path", MRI, ids=lambda p: p.stem)
-def test_what_autograd_holds_in_a_step_of_a_shipped_recipe_is_foretold_within_15_percent(path):
+def test_what_autograd_holds_in_a_step_of_a_shipped_recipe_is_foretold(path):
+    """Within 15 % for every strategy but the warm start, which sees a box that only the scan tells."""
     found = read(path, size="test")
     cases = [fetch(found.data, None, "training", index) for index in range(3)]
     torch.manual_seed(0)
@@ -49,8 +50,8 @@ def test_what_autograd_holds_in_a_step_of_a_shipped_recipe_is_foretold_within_15
             peaks.append(meter.peak)
         if part.phase.strategy != "warmstart":
             assert need.activations == pytest.approx(max(peaks), rel=0.15)
-        elif peaks:  # a bound: how much of its box an object fills is taken from its truth, not from its scan
-            assert max(peaks) <= need.activations <= 1.35 * max(peaks)
+        elif peaks:  # how much of its box an object fills is taken from its truth, not from its scan
+            assert need.activations == pytest.approx(max(peaks), rel=0.3)
 
 
 @pytest.mark.parametrize("strategy", ["backprop", "blockwise", "greedy"])
