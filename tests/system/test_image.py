@@ -5,6 +5,7 @@ A container's promises are tried: not root, a root file system that can't be wri
 
 import os
 import shlex
+import shutil
 
 import pytest
 
@@ -18,7 +19,8 @@ STAGES = stages(MAIN)
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     space = tmp_path_factory.mktemp("image")
-    return built(STAGES, "cpu", Root.debian(space / "root"), space)
+    yield built(STAGES, "cpu", Root.debian(space / "root"), space)
+    shutil.rmtree(space)  # more than a gigabyte that pytest would keep for three runs
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What `pip install koosh` gives: built as it is published, installed without any extra into a clean environment."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -42,7 +43,8 @@ def installed(built, tmp_path_factory):
     wheel = next(built.glob("*.whl"))
     # -I: a checkout on PYTHONPATH would count as installed
     checked(home / "bin/python", "-I", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel)
-    return home / "bin"
+    yield home / "bin"
+    shutil.rmtree(home)  # more than a gigabyte that pytest would keep for three runs
 
 
 def run(installed: Path, folder: Path, *words: str) -> str:
