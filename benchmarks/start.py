@@ -18,7 +18,7 @@ IMPORTS = {
     "import koosh_gadgets": 0.3,
     "import koosh_gadgets.entry": None,
     "import koosh_models.scan": None,
-    "import koosh_models.reconstruct": None,
+    "import koosh_models.reconstruction": None,
     "import torch": None,
 }
 

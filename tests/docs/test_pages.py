@@ -202,6 +202,7 @@ def run(line: str, port: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine that does much else
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run(page, prepared, port, tmp_path, monkeypatch):
     work = tmp_path / "work"
@@ -215,6 +216,7 @@ def test_the_commands_of_a_page_run(page, prepared, port, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine that does much else
 @pytest.mark.parametrize("page", [p for p in PAGES if PROGRAM.search(p.read_text())], ids=lambda page: page.stem)
 def test_the_programs_of_a_page_run_one_after_the_other(page, prepared, tmp_path, monkeypatch):
     work = tmp_path / "work"

@@ -21,7 +21,7 @@ PARSERS = dict(walk(parser()))
 # one letter means one thing everywhere, and what it means to Gadgetron's client where that has it too
 LETTERS = {
     "-a": "--address", "-p": "--port", "-c": "--config", "-o": "--out", "-g": "--group", "-G": "--out-group",
-    "-f": "--file", "-h": "--help", "-v": "--verbose", "-l": "--loops", "-t": "--timeout", "-C": "--config-local",
+    "-f": "--filename", "-h": "--help", "-v": "--verbose", "-l": "--loops", "-t": "--timeout", "-C": "--config-local",
 }  # fmt: skip
 
 
