@@ -20,7 +20,7 @@ PAGE = (Path(__file__).parents[2] / "docs/cli.md").read_text()
 PARSERS = dict(walk(parser()))
 # one letter means one thing everywhere, and what it means to Gadgetron's client where that has it too
 LETTERS = {
-    "-a": "--address", "-p": "--port", "-c": "--config", "-o": "--out", "-g": "--group", "-G": "--out-group",
+    "-a": "--address", "-p": "--port", "-c": "--config", "-o": "--out", "-g": "--in-group", "-G": "--out-group",
     "-f": "--filename", "-h": "--help", "-v": "--verbose", "-l": "--loops", "-t": "--timeout", "-C": "--config-local",
 }  # fmt: skip
 

@@ -12,7 +12,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Register the command."""
     p = subparsers.add_parser("info", help="describe a file and what would be done with it", description=__doc__)
     p.add_argument("file", metavar="FILE", help="ISMRMRD scan or images")
-    p.add_argument("-g", "--group", help="HDF5 group of the scan, where a file holds several")
+    p.add_argument(
+        "-g", "--in-group", "--group", dest="group", help="HDF5 group of the scan, where a file holds several"
+    )
     p.add_argument("--trajectory-unit", help="read the trajectory in this unit")
     p.add_argument("--json", action="store_true", help="the same as JSON")
     p.set_defaults(run=run)
