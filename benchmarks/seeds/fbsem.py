@@ -40,7 +40,7 @@ EM = Dims(
     ndim=2, stages=6, features=24, layers=5, consistency="em", channels=1, guides=1, start="osem", start_steps=24,
     gamma=1.0, precision="bf16",
 )  # fmt: skip
-FLAT = Plan(64, 96, (1e5, 1e6), train=256, test=24, dims=EM, steps=150, whole=200, batch=4)
+FLAT = Plan(64, 96, (1e5, 1e6), train=256, test=12, dims=EM, steps=150, whole=200, batch=4)
 TINY_2D = replace(
     FLAT, size=24, views=24, train=6, test=4, dims=replace(EM, stages=2, features=4, layers=3), steps=8, whole=8
 )
@@ -49,15 +49,15 @@ SMALL = Plan(
     dims=replace(EM, stages=6, features=8, layers=3, start="ones", precision="fp32"),
 )  # fmt: skip
 VOLUME = Plan(
-    48, 48, (5e6, 3e7), train=48, test=6, steps=40, whole=0, rings=8, ring_mm=10.0, n_subsets=8, batch=1,
+    48, 48, (5e6, 3e7), train=32, test=4, steps=40, whole=0, rings=8, ring_mm=10.0, n_subsets=8, batch=1,
     dims=replace(EM, ndim=3, stages=50, features=8, layers=4, start="ones"),
 )  # fmt: skip
 TINY = replace(SMALL, size=16, steps=4, whole=4, train=4, test=2)
 SHALLOW = replace(VOLUME, size=16, train=2, test=2, steps=2, dims=replace(VOLUME.dims, stages=3, features=4))
-ENDS = replace(SMALL, train=96, test=32, steps=200, whole=600, dims=replace(SMALL.dims, stages=10, start="osem"))
+ENDS = replace(SMALL, train=64, test=32, steps=150, whole=400, dims=replace(SMALL.dims, stages=10, start="osem"))
 OURS, BLIND, TRUTH = "FBSEM with MR", "FBSEM without MR", "the truth for all stages"
 STOPPED, SMOOTHED = "OSEM, best-stopped", "OSEM, best-smoothed"
-PARTS = ("memory", "table", "targets", "ends", "seeds", "volume", "deep")
+PARTS = ("memory", "table", "targets", "ends", "flat", "seeds", "volume", "deep")
 Maps = tuple[Sequence[Labels], Sequence[Labels]]
 
 
@@ -259,6 +259,7 @@ def main() -> None:
         "table": lambda: table(replace(FLAT, test=4) if quick else FLAT, maps),
         "targets": lambda: targets(TINY_2D if quick else FLAT, maps),
         "ends": lambda: ends(replace(TINY, dims=replace(TINY.dims, stages=10)) if quick else ENDS, maps),
+        "flat": lambda: ends(replace(TINY if quick else ENDS, dims=replace(ENDS.dims, start="ones")), maps),
         "seeds": lambda: seeds(TINY if quick else SMALL, maps, 3 if quick else 12),
         "volume": lambda: volume(replace(VOLUME, test=1) if quick else VOLUME, maps),
         "deep": lambda: deep(SHALLOW if quick else VOLUME, maps),

@@ -23,9 +23,10 @@ def best_osem(example: Example) -> float:
     return min(error(image, example.truth) for image in [*images, *smooth])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share"),
-    [pytest.param("fbsem2d_mr", 0.85, marks=pytest.mark.slow)],
+    [("fbsem2d_mr", 0.85), ("fbsem2d", 1.0), ("fbsem3d", 1.0)],
 )
 def test_a_network_that_ships_beats_osem_tuned_for_each_scan(name: str, share: float) -> None:
     network, card = load(name)
