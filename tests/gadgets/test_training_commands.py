@@ -60,12 +60,29 @@ def test_every_volume_of_a_file_becomes_a_case_and_the_frames_of_a_series_become
 def test_evaluate_compares_and_reports(tmp_path, capsys):
     report, numbers = tmp_path / "r.html", tmp_path / "n.json"
     common = ["--recipe", "radial3d_blockwise", "--matrix", "24", "--cases", "1", "--against", "gridding,cg"]
-    assert main(["evaluate", *common, "--benchmark", "--report", str(report), "--json", str(numbers)]) == 0
+    assert main(["evaluate", *common, "--acceleration", "12", "--report", str(report), "--json", str(numbers)]) == 0
     found = {row["method"]: row for row in json.loads(numbers.read_text())}
     assert found["cg"]["psnr"] > found["gridding"]["psnr"]
     assert found["cg"]["conditions"]["acceleration"] == 12
     assert "not for diagnosis" in report.read_text()
     assert "cg" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_its_tables_and_goes_on_where_it_ended(tmp_path, capsys):
+    numbers, report = tmp_path / "n.json", tmp_path / "r.html"
+    common = ["evaluate", "--recipe", "radial3d_blockwise", "--matrix", "24", "--cases", "1", "--benchmark"]
+    common += ["--json", str(numbers), "--cache", str(tmp_path / "cases"), "--report", str(report)]
+    assert main([*common, "--against", "gridding", "--only", "R = 12", "4 coils"]) == 0
+    assert len(json.loads(numbers.read_text())) == 2
+    assert main([*common, "--against", "gridding,cg", "--only", "R = 12"]) == 0
+    found = json.loads(numbers.read_text())
+    assert [row["method"] for row in found] == ["gridding", "gridding", "cg"]
+    assert found[2]["values"]["psnr"] > found[0]["values"]["psnr"]
+    assert found[0]["conditions"]["acceleration"] == 12
+    assert "| R = 12 | 1 | cg |" in capsys.readouterr().out
+    assert "not for diagnosis" in report.read_text()
+    assert main([*common, "--only", "R = 13"]) == 2
 
 
 def test_a_dry_run_names_parameters_steps_and_memory(tmp_path, capsys):

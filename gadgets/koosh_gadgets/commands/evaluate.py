@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import html
 import json
 import logging
 import sys
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from koosh_models.training.validate import Score
 
 log = logging.getLogger(__name__)
+CASES = 20  # of the benchmark at R = 12
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,14 +28,23 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("--recipe", help="whose data is used; that of the first network where not given")
     p.add_argument("--data", metavar="FOLDER", help="of volumes (.npz) instead of the recipe's")
     p.add_argument("--against", metavar="LIST", help="classical methods: gridding,cg,l1; osem,map for PET (all)")
-    p.add_argument("--benchmark", action="store_true", help="R = 12, 8 coils, 2 %% noise, whatever the recipe says")
+    p.add_argument(
+        "--benchmark", action="store_true",
+        help="R = 4 to 20, 8 coils, 2 %% noise, and groups unlike training: paired differences, worst cases, spheres",
+    )  # fmt: skip
+    p.add_argument("--only", nargs="+", metavar="GROUP", help="of the benchmark, such as 'R = 12'")
+    p.add_argument("--cache", type=Path, metavar="FOLDER", help="of the benchmark's cases, made once")
     p.add_argument("--acceleration", type=float, metavar="R", help="in place of the recipe's")
     p.add_argument("--noise", type=float, metavar="SHARE", help="in place of the recipe's, of the mean signal")
     p.add_argument("--coils", type=int, help="in place of the recipe's")
     p.add_argument("--matrix", type=int, nargs="+", metavar="N", help="one size, or one for each axis")
     p.add_argument("--cases", type=int, metavar="N", help="the recipe's number where not given")
     p.add_argument("--report", metavar="FILE.html", help="also a page with images and scores")
-    p.add_argument("--json", metavar="FILE", help="every number; - for stdout, in place of the table")
+    p.add_argument(
+        "--json",
+        metavar="FILE",
+        help="every number; - for stdout, in place of the table; a benchmark goes on where the file ends",
+    )
     p.set_defaults(run=run)
 
 
@@ -44,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     from koosh_models.training.validate import compare, usual
 
     networks, data = loaded(arguments)
+    if arguments.benchmark and data.pet is None:
+        return benchmark(arguments, networks, data)
     cases = validation_cases(data, None, arguments.cases or data.validation_cases)
     against = usual(data) if arguments.against is None else [n for n in arguments.against.split(",") if n]
     scores = compare(cases, against, networks)
@@ -101,7 +115,7 @@ def conditions(data: Data, arguments: argparse.Namespace) -> Data:
     changes: dict[str, object] = {}
     if arguments.data:
         changes["volumes"] = arguments.data
-    if arguments.benchmark:
+    if arguments.benchmark and data.pet is None:
         changes |= {"validation_acceleration": 12.0, "validation_noise": 0.02, "validation_coils": 8}
     for name in ("acceleration", "noise", "coils"):
         if (value := getattr(arguments, name)) is not None:
@@ -110,6 +124,38 @@ def conditions(data: Data, arguments: argparse.Namespace) -> Data:
         sizes = arguments.matrix * len(data.matrix[0]) if len(arguments.matrix) == 1 else arguments.matrix
         changes["matrix"] = (tuple(sizes),)
     return type(data).model_validate({**data.model_dump(), **changes})
+
+
+def benchmark(arguments: argparse.Namespace, networks: dict[str, Unrolled], data: Data) -> int:
+    """Run the groups, print their tables; every row is written as soon as it is there."""
+    from koosh_models.training import benchmark as bench
+    from koosh_models.training.benchmark_tables import shown
+    from koosh_models.training.report import page
+
+    chosen = bench.groups(data, arguments.cases or CASES)
+    if unknown := sorted(set(arguments.only or ()) - {g.title for g in chosen}):
+        raise ValueError(f"no group {', '.join(unknown)}; known: {', '.join(g.title for g in chosen)}")
+    chosen = [g for g in chosen if not arguments.only or g.title in arguments.only]
+    file = Path(arguments.json) if arguments.json not in (None, "-") else None
+    rows = [bench.Row(**row) for row in json.loads(file.read_text())] if file and file.is_file() else []
+
+    def told(row: bench.Row) -> None:
+        rows.append(row)
+        log.info("%s, %s: %.2f dB, %.1f s", row.case, row.method, row.values["psnr"], row.seconds)
+        if file is not None:
+            file.write_text(json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n")
+
+    against = bench.METHODS if arguments.against is None else [n for n in arguments.against.split(",") if n]
+    bench.run(chosen, against, networks, arguments.cache, list(rows), told)
+    titles = [g.title for g in chosen]
+    rows = [row for row in rows if row.group in titles]
+    text = shown(rows, tuple(networks))
+    sys.stdout.write(
+        json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n" if arguments.json == "-" else text
+    )
+    if arguments.report:
+        Path(arguments.report).write_text(page("koosh evaluate --benchmark", [f"<pre>{html.escape(text)}</pre>"]))
+    return 0
 
 
 def numbers(scores: list[Score], cases: list[AnyCase]) -> list[dict[str, object]]:

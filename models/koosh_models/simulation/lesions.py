@@ -49,3 +49,32 @@ def placed(canvas: Canvas, free: NDArray[np.bool_], radius_voxels: tuple[float, 
     apart = 1.3 * (float(r.max()) + 1.25 * radius_voxels[1] * canvas.voxel) + 2 * canvas.voxel
     free[canvas.window((z, y, x), (apart, apart, apart))] = False
     return Body((z, y, x), (float(r[0]), float(r[1]), float(r[2])), 1.0, wobble=0.15)
+
+
+def with_spheres(
+    anatomy: Phantom, seed: int, count: int, diameter: float, contrast: tuple[float, float]
+) -> tuple[Phantom, Tensor]:
+    """The anatomy with up to `count` small spheres in its brighter tissue, and (sphere, z, y, x) bool of their voxels.
+
+    A sphere is darker or brighter than what was there by a share within `contrast`; its edge is softened over one
+    voxel. Centres are three diameters apart, and a diameter away from the border of the object. Deterministic by seed.
+    """
+    magnitude = anatomy.image.abs()
+    if magnitude.ndim != 3 or not bool(anatomy.mask.any()):
+        raise ValueError(f"spheres need a volume with an object in it; it has shape {tuple(magnitude.shape)}")
+    rng = np.random.default_rng([seed, 22])
+    side = 2 * round(diameter) + 1
+    outside = torch.nn.functional.max_pool3d((~anatomy.mask).float()[None], side, 1, side // 2)[0] > 0
+    free = ~outside & (magnitude > 0.3 * torch.quantile(magnitude[anatomy.mask][:1_000_000], 0.99))
+    grid = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in magnitude.shape), indexing="ij"))
+    gain, voxels = torch.ones_like(magnitude), list[Tensor]()
+    while len(voxels) < count and bool(free.any()):
+        places = free.nonzero()
+        centre = places[int(rng.integers(len(places)))].float() + torch.from_numpy(rng.uniform(-0.5, 0.5, 3)).float()
+        away = (grid - centre[:, None, None, None]).norm(dim=0)
+        share = float(rng.uniform(*contrast)) * (1 if rng.random() < 0.5 else -1)
+        gain = gain * (1 + share * (diameter / 2 + 0.5 - away).clamp(0, 1))
+        voxels.append(away <= diameter / 2)
+        free &= away > 3 * diameter
+    made = torch.stack(voxels) if voxels else torch.zeros(0, *magnitude.shape, dtype=torch.bool)
+    return Phantom(anatomy.image * gain, anatomy.mask), made

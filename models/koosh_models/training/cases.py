@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from koosh_models.training.volumes import Source, anatomy, check_splits, rotatio
 
 TURNED = {"radial3d": 3, "ute3d": 3, "cones": 3, "spiral3d": 3, "stack_of_stars": 2, "radial2d": 2, "spiral2d": 2}
 """Families whose trajectory may be turned, and about how many axes."""
+Alter = Callable[[Phantom, int], Phantom]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,14 @@ class Case:
             raise ValueError(f"{self.scan.n_coils} coils can't be split over {world} ranks; use fewer ranks")
         kspace = self.scan.kspace[..., rank::world, :].contiguous()
         return replace(self, scan=replace(self.scan, kspace=kspace), maps=self.maps[rank::world].contiguous())
+
+    def bare(self) -> Case:
+        """The same case without samples and maps, which are most of its memory: one readout stands for them."""
+        one = replace(
+            self.scan, kspace=self.scan.kspace[..., : self.scan.readout].clone(),
+            omega=self.scan.omega[..., : self.scan.readout].clone(), weights=None,
+        )  # fmt: skip
+        return replace(self, scan=one, maps=self.maps[:0])
 
     def inside(self) -> Case:
         """The same case in the bounding box of its object, as scans are reconstructed."""
@@ -204,10 +214,14 @@ def scene(data: Data, split: str, index: int, known: list[Source] | None = None)
     return Scene(source, family, matrix, speed, noise, coils, path, image, int(rng.integers(2**31)), rng)
 
 
-def draw(data: Data, split: str, index: int, known: list[Source] | None = None) -> Case:
-    """Case number `index` of a split: the same arguments give the same bits, on any worker and any rank."""
+def draw(data: Data, split: str, index: int, known: list[Source] | None = None, alter: Alter | None = None) -> Case:
+    """Case number `index` of a split: the same arguments give the same bits, on any worker and any rank.
+
+    alter  what is changed in the anatomy, by the number of the case
+    """
     what = scene(data, split, index, known)
     image, coils, fov = what.image, what.coils, tuple(data.fov_mm * n / max(what.matrix) for n in what.matrix)
+    image = image if alter is None else alter(image, index)
     made = simulate(
         image.image, what.path, mask=image.mask, n_coils=coils, noise=what.noise, seed=what.seed,
         geometry=Geometry(what.matrix, fov), imperfections=imperfections(data, what.rng),

@@ -7,15 +7,19 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from koosh_models.physics.problem import LinearProblem, Problem
 from koosh_models.training import distributed
@@ -117,6 +121,7 @@ class Feed:
 
     cache    folder of cases, None to make each anew
     waited   seconds that the loop waited for data
+    late     keep of a problem its images alone, and make its operator again from the cache where it is applied
     compared  by case, the readouts that are held out where training is self-supervised
     """
 
@@ -128,6 +133,7 @@ class Feed:
     hold: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     waited: float = 0.0
+    late: bool = False
 
     def __post_init__(self) -> None:
         self.compared: dict[str, LinearProblem] = {}
@@ -169,6 +175,10 @@ class Feed:
         """For each index its case, what this rank measured of it, and the readouts held out to compare with."""
         coming = self._ahead(order) if self.workers else iter(self._fetch(i) for i in order)
         for index, case in zip(order, coming, strict=True):
+            if self._late and isinstance(case, Case):
+                assert self.cache is not None
+                yield case.bare(), late(case, case_file(self.cache, "training", index), self.device), None
+                continue
             if not self.data.split:
                 yield case, self._own(case), None
                 continue
@@ -191,6 +201,10 @@ class Feed:
 
     def _joined(self, own: Problem) -> Problem:
         return own if self.place.coils == 1 else distributed.joined(cast(LinearProblem, own))
+
+    @property
+    def _late(self) -> bool:
+        return self.late and self.cache is not None and not self.data.split and self.place.coils == 1
 
     @property
     def _keeps(self) -> bool:
@@ -218,6 +232,25 @@ class Feed:
                     yield under_way.pop(0).result()
             while under_way:
                 yield under_way.pop(0).result()
+
+
+@lru_cache(maxsize=1)
+def opened(path: Path, device: torch.device) -> LinearProblem:
+    """The problem of a case on disk; the one opened last is kept."""
+    return read_case(path).inside().problem(device)
+
+
+def late(case: Case, path: Path, device: torch.device) -> LinearProblem:
+    """The problem of a case, holding its right side alone: kernels and maps come from the cache when they are used."""
+    b = path.with_suffix(".b.safetensors")
+    if not b.is_file():
+        problem = opened(path, device)
+        part = b.with_name(f".{b.stem}.{uuid.uuid4().hex[:8]}.part")
+        save_file({"b": problem.b.cpu().contiguous()}, part, metadata={"scale": repr(problem.scale)})
+        part.replace(b)
+    with safe_open(str(b), framework="pt") as file:
+        right, scale = file.get_tensor("b"), float(file.metadata()["scale"])
+    return LinearProblem(lambda x: opened(path, device).normal(x), right.to(device), scale, name=case.name)
 
 
 def validation_cases(data: Data, cache: Path | None, count: int) -> list[AnyCase]:

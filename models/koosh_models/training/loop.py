@@ -80,7 +80,9 @@ class Run:
         self.shared = settings.share == "coils" and me.world > 1
         self.part: Part | None = None
         place = self._place(self.plan[part_at(self.plan, 0)])
-        self.feed = Feed(recipe.data, cache, place, settings.accumulate, settings.workers, settings.hold, device)
+        self.feed = Feed(
+            recipe.data, cache, place, settings.accumulate, settings.workers, settings.hold, device, late=settings.late
+        )
         self.cache, self._cases = cache, list[tuple[AnyCase, Problem]]()
 
     def _place(self, part: Part) -> Place:
@@ -161,8 +163,10 @@ class Run:
             self.mean[name].copy_(found[f"mean/{name}"])
 
     def _enter(self, part: Part) -> Strategy:
-        """The part's strategy, with new optimizers for what it trains."""
+        """The part's strategy, with new optimizers for what it trains; it begins at the running means."""
         self._gather()
+        if self.step == part.first:
+            self.network.load_state_dict({**self.network.state_dict(), **self.mean})
         self.feed.place, self.part = self._place(part), part
         if part.phase.inherit and part.stage and self.step == part.first:
             self._inherit(part.stage)

@@ -129,6 +129,7 @@ class Training(Strict):
     save_every, validate_every   steps
     workers      processes that make or read cases ahead; 0: in the loop itself
     hold         problems kept in memory between epochs
+    late         keep of those their images alone; operators are made again from the cache where they are applied
     loss         relative_l1 or relative_l2; `ssim` of it is added
     every        weight of the images before the last one
     init         name or path of weights to begin with; empty: drawn from the seed
@@ -143,6 +144,7 @@ class Training(Strict):
     validate_every: int = Field(default=500, ge=1)
     workers: int = Field(default=0, ge=0)
     hold: int = Field(default=0, ge=0)
+    late: bool = False
     loss: Literal["relative_l1", "relative_l2"] = "relative_l2"
     ssim: float = Field(default=0.0, ge=0)
     every: float = Field(default=0.0, ge=0)

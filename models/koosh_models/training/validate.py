@@ -37,7 +37,12 @@ class Score:
 
 
 def tuned_l1(problem: LinearProblem, case: AnyCase) -> Tensor:
-    """The L1-wavelet image whose weight is best for this case's truth, found from the middle of the list outwards."""
+    """The L1-wavelet image whose weight is best for this case's truth."""
+    return tuned(problem, case)[0]
+
+
+def tuned(problem: LinearProblem, case: AnyCase) -> tuple[Tensor, int]:
+    """That image, and how many weights were tried, from the middle of the list outwards."""
     images: dict[int, Tensor] = {}
 
     def quality(index: int) -> float:
@@ -49,7 +54,7 @@ def tuned_l1(problem: LinearProblem, case: AnyCase) -> Tensor:
     for way in (1, -1):
         while 0 <= best + way < len(L1_WEIGHTS) and quality(best + way) > quality(best):
             best += way
-    return images[best]
+    return images[best], len(images)
 
 
 MRI: dict[str, Callable[[LinearProblem, AnyCase], Tensor]] = {

@@ -6,10 +6,15 @@ once per case, and a step is one pass of one regularizer.
 
 from __future__ import annotations
 
+import hashlib
+import math
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from koosh_models.losses import Objective, Target, target_after
@@ -28,15 +33,20 @@ class Warmstart:
     stage  the regularizer trained now; those before it make its images and stay as they are
     side   voxels of a random box a step works on; 0: the whole object
     keep   images kept, one per case
+    turn   mirror the box, swap its axes and turn its phase at random: as good a pair of images as the one it comes from
+    folder of images on disk, so that a run that is gone on with need not make them again; empty: none
     """
 
     objective: Objective = field(default_factory=Objective)
     stage: int = 0
     side: int = 0
     keep: int = 512
+    turn: bool = False
+    folder: str = ""
 
     def __post_init__(self) -> None:
         self._images: OrderedDict[str, tuple[int, Tensor]] = OrderedDict()
+        self._known = (-1, "")
 
     def phases(self, network: Unrolled) -> list[list[nn.Parameter]]:
         """One group: the regularizer of the stage trained now."""
@@ -51,8 +61,13 @@ class Warmstart:
         box = self.box(wanted)
         condition = network.condition(problem)
         condition = condition.detach() if condition is not None else None
-        z = network.stage(self.stage).regularize(problem, x[box], condition, box)
-        return [settle(self.objective([z], wanted[box], self.stage + 1), problem)]
+        given, wanted = x[box], wanted[box]
+        if self.turn:
+            if getattr(problem, "guide", None) is not None:
+                raise ValueError("turn = true would have to turn the guide as well, which it does not: leave it out")
+            given, wanted = turned(given, wanted)
+        z = network.stage(self.stage).regularize(problem, given, condition, box)
+        return [settle(self.objective([z], wanted, self.stage + 1), problem)]
 
     def memory(self, network: Unrolled, problem: Problem) -> int:
         """`graph + V`."""
@@ -66,16 +81,42 @@ class Warmstart:
         """The image that the stage trained now is given, from memory where this case was seen before."""
         name = str(getattr(problem, "name", "")) or str(id(problem))
         known, x = self._images.get(name, (-1, None))
-        if x is None or known > self.stage:
-            known, x = 0, network.start(problem)
-        condition = network.condition(problem)
-        for k in range(known, self.stage):
-            x = network.stage(k)(problem, x, condition)
+        if x is None or known != self.stage:
+            x = self._made(network, problem, name, known, x)
         self._images[name] = (self.stage, x)
         self._images.move_to_end(name)
         while len(self._images) > self.keep:
             self._images.popitem(last=False)
         return x
+
+    def _made(self, network: Unrolled, problem: Problem, name: str, known: int, x: Tensor | None) -> Tensor:
+        file = Path(self.folder) / f"{name}-{self._print(network)}.safetensors" if self.folder else None
+        if file is not None and file.is_file():
+            return load_file(file)["image"].to(problem.device)
+        if x is None or known > self.stage:
+            known, x = 0, network.start(problem)
+        condition = network.condition(problem)
+        for k in range(known, self.stage):
+            x = network.stage(k)(problem, x, condition)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.part")
+            save_file({"image": x.cpu().contiguous()}, part)
+            part.replace(file)
+        return x
+
+    def _print(self, network: Unrolled) -> str:
+        """What the images of this stage depend on besides the case: how the network starts, the stages before."""
+        known, weights = self._known
+        if known != self.stage or not weights:
+            dims = network.dims
+            total = hashlib.sha256(f"{dims.start}|{dims.start_steps}|{dims.cg_tolerance}|{self.stage}".encode())
+            for k in range(self.stage):
+                for part in network.stage(k).parts:
+                    for p in part.parameters():
+                        total.update(p.detach().cpu().numpy().tobytes())
+            self._known = (self.stage, total.hexdigest()[:16])
+        return self._known[1]
 
     def box(self, target: Tensor) -> Box:
         """The object's bounding box, or a random part of it."""
@@ -92,3 +133,14 @@ class Warmstart:
                 high = low + self.side
             box.append(slice(low, high))
         return tuple(box)
+
+
+def turned(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Both images mirrored, with swapped axes and another phase, alike."""
+    axes = given.ndim
+    flips = [axis for axis, coin in enumerate(torch.rand(axes).tolist()) if coin < 0.5]
+    order, phase = torch.randperm(axes).tolist(), 2 * math.pi * float(torch.rand(()))
+    both = torch.stack([given, wanted]).permute(0, *(1 + axis for axis in order)).flip([1 + axis for axis in flips])
+    if both.is_complex():
+        both = both * torch.polar(torch.ones(()), torch.tensor(phase)).to(both)
+    return both[0].contiguous(), both[1].contiguous()

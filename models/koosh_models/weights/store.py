@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from koosh_models.networks.unrolled import Unrolled, build
+from koosh_models.networks.unrolled import Dims, Unrolled, build
 from koosh_models.weights.card import Card
 from koosh_models.weights.describe import finite
 
@@ -63,8 +63,7 @@ def path_of(name_or_path: str | Path) -> Path:
 def save(path: str | Path, network: Unrolled, card: Card) -> Card:
     """Write the weights with the card inside and beside; the card returned has the hash and count filled in."""
     path = Path(path)
-    # clones: safetensors refuses tensors that share memory, as those of shared parts do
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
+    state = {name: stored(name, tensor, card.dims) for name, tensor in network.state_dict().items()}
     if bad := finite(state):
         raise ValueError(f"{path.name} was not written: {', '.join(bad[:3])} hold NaN or Inf")
     if card.dims != network.dims:
@@ -83,6 +82,16 @@ def save(path: str | Path, network: Unrolled, card: Card) -> Card:
             with contextlib.suppress(FileNotFoundError):
                 left.unlink()
     return card
+
+
+def stored(name: str, tensor: Tensor, dims: Dims) -> Tensor:
+    """A tensor as it is written: kernels of a network that convolves in bf16 as bf16, which loses nothing there.
+
+    A clone: safetensors refuses tensors that share memory, as those of shared parts do.
+    """
+    kernel = dims.precision == "bf16" and name.startswith("regularizers.") and tensor.ndim > 1
+    own = tensor.detach().cpu().to(torch.bfloat16 if kernel else tensor.dtype)
+    return own.clone().contiguous()
 
 
 def read_card(name_or_path: str | Path) -> Card:
@@ -125,7 +134,7 @@ def check_twin(path: Path, card: Card) -> None:
 
 
 def verify(name_or_path: str | Path) -> tuple[dict[str, Tensor], Card]:
-    """The tensors and the card of a weights file, once hash, names, shapes, types and finiteness are found right."""
+    """Tensors (float32) and card of a weights file, once hash, names, shapes, types and finiteness are found right."""
     path, card = path_of(name_or_path), read_card(name_or_path)
     check_twin(path, card)
     try:
@@ -138,15 +147,16 @@ def verify(name_or_path: str | Path) -> tuple[dict[str, Tensor], Card]:
         raise ValueError(f"{path.name} and its card disagree about tensors: {', '.join(missing[:3])}")
     for name, tensor in state.items():
         like = wanted[name]
-        if tensor.shape != like.shape or tensor.dtype != torch.float32:
+        if tensor.shape != like.shape or tensor.dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(
-                f"{path.name}: {name} is {tensor.dtype} {tuple(tensor.shape)}, wanted float32 {tuple(like.shape)}"
+                f"{path.name}: {name} is {tensor.dtype} {tuple(tensor.shape)}, wanted float32 or bfloat16 "
+                f"{tuple(like.shape)}"
             )
     if bad := finite(state):
         raise ValueError(f"{path.name}: {', '.join(bad[:3])} hold NaN or Inf; these weights can't be used")
     if (found := digest(state)) != card.sha256:
         raise ValueError(f"{path.name} has changed: sha256 {found[:12]}, its card says {card.sha256[:12]}")
-    return state, card
+    return {name: tensor.float() for name, tensor in state.items()}, card
 
 
 def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[Unrolled, Card]:

@@ -15,6 +15,7 @@ from koosh_models.training.distributed import Ranks, ranks
 from koosh_models.training.journal import rows
 from koosh_models.training.loop import Run
 from koosh_models.training.plan import parts
+from koosh_models.training.warmstart import turned
 from tests.models.training.small import recipe
 
 CPU = torch.device("cpu")
@@ -204,3 +205,36 @@ def test_a_run_begins_with_the_weights_it_is_told_and_refuses_others(tmp_path, c
     assert all(torch.equal(a, b) for a, b in zip(second.network.parameters(), kept.parameters(), strict=True))
     with pytest.raises(ValueError, match="the recipe's is"):
         run(tmp_path, cache, f"training.init={tmp_path}/begun.safetensors", "network.features=5")
+
+
+def test_images_on_disk_and_late_operators_change_no_bit(tmp_path, cache):
+    plain = run(tmp_path / "plain", cache, "training.hold=8").train()
+    folder = tmp_path / "images"
+    kept = ["training.hold=8", "training.late=true", f'phases.0.options={{folder="{folder}"}}']
+    for name in ("first", "again"):  # made, then read
+        other = run(tmp_path / name, cache, *kept).train()
+        states = checkpoint.read(plain.checkpoint), checkpoint.read(other.checkpoint)
+        assert same(*states)
+    assert len(list(folder.glob("*.safetensors"))) == 2 * 2  # cases times stages
+
+
+def test_a_turned_pair_of_images_stays_a_pair():
+    torch.manual_seed(3)
+    image = torch.randn(4, 5, 6, dtype=torch.complex64)
+    shapes = set()
+    for _ in range(20):
+        given, wanted = turned(image, 2 * image)
+        assert torch.equal(2 * given, wanted)
+        assert torch.allclose(given.abs().flatten().sort().values, image.abs().flatten().sort().values)
+        shapes.add(tuple(given.shape))
+    assert len(shapes) > 3
+
+
+def test_a_stage_begins_with_the_running_means_of_the_ones_before(tmp_path, cache):
+    whole = run(tmp_path, cache)
+    whole.train(lambda step, loss: setattr(whole.stop, "asked", step == 2))
+    before = {k: v for k, v in whole.mean.items() if k.startswith("regularizers.0.")}
+    whole.stop.asked = False
+    whole.train(lambda step, loss: setattr(whole.stop, "asked", step == 3))
+    now = dict(whole.network.named_parameters())
+    assert all(torch.equal(now[name], tensor) for name, tensor in before.items())

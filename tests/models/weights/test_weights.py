@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from koosh_models import weights
 from koosh_models.networks.unrolled import Dims, build
-from koosh_models.reconstruction import reconstruct
+from koosh_models.physics.mri import non_cartesian
+from koosh_models.reconstruction import calibrate, reconstruct, with_weights
 from koosh_models.scan import Scan
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.simulate import simulate
@@ -46,6 +47,20 @@ def test_weights_come_back_to_the_bit_with_their_card(tmp_path):
         assert torch.equal(tensor, after.state_dict()[name])
     assert json.loads((tmp_path / "small.json").read_text())["sha256"] == card.sha256
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.json", "small.safetensors"]
+
+
+def test_kernels_of_a_bf16_network_take_half_the_room_and_its_images_stay_the_same_to_the_bit(tmp_path):
+    torch.manual_seed(0)
+    dims = Dims(**{**DIMS.__dict__, "precision": "bf16", "regularizer": "unet", "layers": 1, "features": 8})
+    before = build(dims).eval()
+    whole = sum(4 * t.numel() for t in before.state_dict().values())
+    weights.save(tmp_path / "half.safetensors", before, CARD.model_copy(update={"name": "half", "dims": dims}))
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * whole + 8192
+    after, _ = weights.load(tmp_path / "half.safetensors")
+    scan = with_weights(scan_of())
+    problem = non_cartesian(scan, calibrate(scan).maps.coils(0, scan.n_coils))
+    with torch.no_grad():
+        assert torch.equal(before(problem), after(problem))
 
 
 def test_every_flipped_byte_is_noticed(tmp_path):

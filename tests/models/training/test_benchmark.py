@@ -1,0 +1,107 @@
+"""Numbers of the benchmark: spheres that are kept or lost, blobs that are invented, paired differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from koosh_models.simulation.lesions import with_spheres
+from koosh_models.simulation.phantoms import Phantom, phantom
+from koosh_models.training import benchmark
+from koosh_models.training.benchmark import Row, ball, blobs, differences, groups, invented, kept
+from koosh_models.training.benchmark_tables import shown
+from koosh_models.training.tables import Data
+
+
+@pytest.fixture(scope="module")
+def pair():
+    body = phantom("head", (40, 40, 40), seed=3)
+    return body, *with_spheres(body, 5, 6, 4.0, (0.2, 0.5))
+
+
+def test_spheres_lie_apart_inside_the_object_and_change_nothing_else(pair):
+    body, made, voxels = pair
+    assert len(voxels) >= 3
+    assert bool((voxels.sum(0) <= 1).all())
+    assert bool(body.mask[voxels.any(0)].all())
+    near = torch.nn.functional.max_pool3d(voxels.any(0).float()[None], 3, 1, 1)[0] > 0
+    assert torch.equal(made.image[~near], body.image[~near])
+    ratio = (made.image / body.image).abs()[voxels.any(0)]
+    assert float(((ratio - 1).abs()).max()) <= 0.5 + 1e-5
+    assert torch.equal(with_spheres(body, 5, 6, 4.0, (0.2, 0.5))[0].image, made.image)
+
+
+def test_spheres_are_kept_whole_half_or_not_at_all(pair):
+    body, made, voxels = pair
+    half = (made.image + body.image) / 2
+    for image, share in ((made.image, 1.0), (half, 0.5), (body.image, 0.0)):
+        found = kept(image, made.image, body.image, body.mask)
+        assert len(found) == len(voxels)
+        assert sum(found) / len(found) == pytest.approx(share, abs=0.03)
+
+
+def test_a_blob_of_four_voxels_counts_as_invented_and_noise_or_a_fainter_one_does_not():
+    truth = torch.ones(32, 32, 32, dtype=torch.complex64)
+    mask = torch.ones(32, 32, 32, dtype=torch.bool)
+    grid = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij"))
+    spot = ((grid - 16).norm(dim=0) <= 2.0).float()
+    noise = 0.05 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    assert invented(truth + noise, truth, mask) == 0
+    assert invented(truth + 0.08 * spot, truth, mask) == 0
+    assert invented(truth + 0.2 * spot + noise, truth, mask) == 1
+
+
+def test_connected_parts_are_found_each_once():
+    mask = torch.zeros(8, 8, 8, dtype=torch.bool)
+    mask[1:3, 1, 1] = mask[6, 6, 2:7] = True
+    assert sorted(len(part[0]) for part in blobs(mask)) == [2, 5]
+    assert blobs(torch.zeros(4, 4, 4, dtype=torch.bool)) == []
+    assert float(ball(4.0).sum()) == pytest.approx(1)
+
+
+def rows(gain: float) -> list[Row]:
+    values = {"ssim": 0.9, "nrmse": 0.1, "hfen": 0.1}
+    mine = [
+        Row("R = 12", f"c{k}", "net", {"psnr": 30 + k + gain + 0.1 * k, **values}, 1.0, (0.9, 1.1)) for k in range(8)
+    ]
+    return mine + [Row("R = 12", f"c{k}", "l1", {"psnr": 30.0 + k, **values}, 2.0, (0.8,)) for k in range(8)]
+
+
+def test_differences_are_paired_so_that_the_spread_of_the_cases_does_not_enter():
+    found = differences(rows(1.0), "R = 12", "net", "l1", "psnr")
+    assert found.count == 8
+    assert found.mean == pytest.approx(1.35)
+    assert 1.1 < found.low < found.mean < found.high < 1.6
+    assert found.case == "c0"
+    assert found.worst == pytest.approx(1.0)
+    assert differences(rows(1.0), "R = 12", "net", "cg", "psnr") is None
+
+
+def test_less_error_counts_as_better():
+    made = [Row("g", "a", "net", {"nrmse": 0.1}, 1.0), Row("g", "a", "l1", {"nrmse": 0.2}, 1.0)]
+    assert differences(made, "g", "net", "l1", "nrmse").mean == pytest.approx(0.1)
+
+
+def test_the_tables_name_every_group_method_and_worst_case():
+    text = shown(rows(-0.5), ("net",))
+    assert "| R = 12 | 8 | net | 33.35 |" in text
+    assert "-0.50 | c0 |" in text
+    assert "| net | 16 | 1.000 |" in text
+    assert "not for diagnosis" in text
+
+
+def test_what_is_done_is_not_done_again_and_cases_come_back_from_the_cache(tmp_path):
+    data = Data(matrix=((20, 20, 20),))
+    chosen = [g for g in groups(data, 1) if g.title in ("R = 12", "motion 1 voxel, 1 degree")]
+    first = benchmark.run(chosen, ("gridding",), {}, tmp_path)
+    assert len(first) == 2
+    assert first[0].values["psnr"] > first[1].values["psnr"]  # it moved
+    told: list[Row] = []
+    again = benchmark.run(chosen, ("gridding", "cg"), {}, tmp_path, first, told.append)
+    assert [r.method for r in told] == ["cg", "cg"]
+    assert again[:2] == first
+
+
+def test_spheres_need_a_volume_with_an_object():
+    with pytest.raises(ValueError, match="spheres need"):
+        with_spheres(Phantom(torch.ones(8, 8), torch.ones(8, 8)), 0, 1, 4.0, (0.2, 0.5))
