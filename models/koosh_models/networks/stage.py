@@ -22,19 +22,28 @@ class Stage:
     """`x = stage.consistency(problem, x, stage.regularize(problem, x))`.
 
     precision  of the convolutions: "fp32" (or whatever the image has), "bf16" or "fp16" with channels last
+    upright    the regularizer sees images without the smooth phase of the measurement, which is put back afterwards
     """
 
     regularizer: Regularizer
     consistency: Consistency
     precision: Precision = "fp32"
+    upright: bool = False
 
     def regularize(self, problem: Problem, x: Tensor, condition: Tensor | None = None, box: Box = ()) -> Tensor:
         """`x + scale f(x / scale)`; `box` says which part of the volume `x` is, for the guide."""
         guide = getattr(problem, "guide", None)
         if guide is not None and box:
             guide = guide[(slice(None), *box)]
-        channels = to_channels(x / problem.scale, guide)
-        return x + problem.scale * to_image(self._residual(channels, condition), x)
+        if not self.upright:
+            return self.cleaned(x, problem.scale, guide, condition)
+        phase = smooth_phase(problem)[box] if box else smooth_phase(problem)
+        return phase * self.cleaned(x * phase.conj(), problem.scale, guide, condition)
+
+    def cleaned(self, x: Tensor, scale: float, guide: Tensor | None, condition: Tensor | None) -> Tensor:
+        """`x + scale f(x / scale)`."""
+        channels = to_channels(x / scale, guide)
+        return x + scale * to_image(self._residual(channels, condition), x)
 
     def _residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
         if self.precision == "fp32":
@@ -58,3 +67,11 @@ class Stage:
     def __call__(self, problem: Problem, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """The next image."""
         return self.consistency(problem, x, self.regularize(problem, x, condition))
+
+
+def smooth_phase(problem: Problem) -> Tensor:
+    """Unit complex image, the smooth phase of the measurement."""
+    phase = getattr(problem, "phase", None)
+    if not isinstance(phase, Tensor):
+        raise TypeError(f"{type(problem).__name__} has no phase; upright stages need a complex linear problem")
+    return phase

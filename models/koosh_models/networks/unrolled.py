@@ -39,6 +39,7 @@ class Dims:
     gamma        where the strength of an "em" step begins (PET); learned; 0 stays OSEM
     truncated    no gradient through the projections of an "em" step
     subsets      ordered subsets that "em" steps were made for; 0 takes any
+    upright      regularizers see images without the smooth phase of the measurement (its scanner's zero is arbitrary)
     cg_steps     at most so many in a "cg" stage, which stops earlier at cg_tolerance; and in the start image
     """
 
@@ -63,6 +64,7 @@ class Dims:
     cg_tolerance: float = 1e-6
     start_steps: int = 5
     precision: Precision = "fp32"
+    upright: bool = False
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3) or self.stages < 1:
@@ -94,7 +96,7 @@ class Unrolled(nn.Module):
         """Stage `k`."""
         regularizer = self.regularizers[k % len(self.regularizers)]
         step = self.steps[k % len(self.steps)]
-        return Stage(cast(Regularizer, regularizer), cast(Consistency, step), self.dims.precision)
+        return Stage(cast(Regularizer, regularizer), cast(Consistency, step), self.dims.precision, self.dims.upright)
 
     def condition(self, problem: Problem) -> Tensor | None:
         """The condition vector of this measurement, computed once per volume."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -50,6 +52,9 @@ class Problem(Protocol):
         """Typical magnitude of the image (a robust percentile)."""
 
 
+SMOOTH = 2.5  # voxels, standard deviation of the Gaussian that leaves the smooth phase
+
+
 @dataclass(frozen=True, eq=False)
 class LinearProblem:
     """Weighted least squares `|W^1/2 (A x - y)|^2`, as its normal equations `N x = b`.
@@ -76,6 +81,17 @@ class LinearProblem:
             raise ValueError(f"b is {self.b.dtype}, wanted a complex image")
         if not (self.scale > 0 and self.scale < float("inf")):
             raise ValueError(f"scale is {self.scale}, wanted a positive finite number: is the scan all zero?")
+
+    @cached_property
+    def phase(self) -> Tensor:
+        """Unit complex image: the smooth phase of the measurement, that of `b` without its high frequencies."""
+        axes = [2 * math.pi * torch.fft.fftfreq(n, device=self.b.device) for n in self.shape]
+        window = self.b.real.new_ones(self.shape)
+        for k, axis in enumerate(axes):
+            along = torch.exp(-axis.square() * SMOOTH**2 / 2).to(window)
+            window *= along.reshape([-1 if i == k else 1 for i in range(len(axes))])
+        low = torch.fft.ifftn(torch.fft.fftn(self.b) * window)
+        return torch.polar(torch.ones_like(low.real), low.angle())
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ once per case, and a step is one pass of one regularizer.
 from __future__ import annotations
 
 import hashlib
-import math
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from koosh_models.losses import Objective, Target, target_after
-from koosh_models.networks.stage import Box
+from koosh_models.networks.stage import Box, smooth_phase
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.problem import Problem
 from koosh_models.strategies.strategy import graph, require_own_weights, settle, volume
@@ -33,7 +32,7 @@ class Warmstart:
     stage  the regularizer trained now; those before it make its images and stay as they are
     side   voxels of a random box a step works on; 0: the whole object
     keep   images kept, one per case
-    turn   mirror the box, swap its axes and turn its phase at random: as good a pair of images as the one it comes from
+    turn   mirror the box and swap its axes at random: as good a pair of images as the one it comes from
     folder of images on disk, so that a run that is gone on with need not make them again; empty: none
     """
 
@@ -61,12 +60,17 @@ class Warmstart:
         box = self.box(wanted)
         condition = network.condition(problem)
         condition = condition.detach() if condition is not None else None
-        given, wanted = x[box], wanted[box]
-        if self.turn:
-            if getattr(problem, "guide", None) is not None:
-                raise ValueError("turn = true would have to turn the guide as well, which it does not: leave it out")
-            given, wanted = turned(given, wanted)
-        z = network.stage(self.stage).regularize(problem, given, condition, box)
+        stage, given, wanted = network.stage(self.stage), x[box], wanted[box]
+        if not self.turn:
+            z = stage.regularize(problem, given, condition, box)
+            return [settle(self.objective([z], wanted, self.stage + 1), problem)]
+        if getattr(problem, "guide", None) is not None:
+            raise ValueError("turn = true would have to turn the guide as well, which it does not: leave it out")
+        if stage.upright:
+            back = smooth_phase(problem)[box].conj()
+            given, wanted = given * back, wanted * back
+        given, wanted = turned(given, wanted)
+        z = stage.cleaned(given, problem.scale, None, condition)
         return [settle(self.objective([z], wanted, self.stage + 1), problem)]
 
     def memory(self, network: Unrolled, problem: Problem) -> int:
@@ -136,11 +140,9 @@ class Warmstart:
 
 
 def turned(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Both images mirrored, with swapped axes and another phase, alike."""
+    """Both images mirrored and with swapped axes, alike."""
     axes = given.ndim
     flips = [axis for axis, coin in enumerate(torch.rand(axes).tolist()) if coin < 0.5]
-    order, phase = torch.randperm(axes).tolist(), 2 * math.pi * float(torch.rand(()))
+    order = torch.randperm(axes).tolist()
     both = torch.stack([given, wanted]).permute(0, *(1 + axis for axis in order)).flip([1 + axis for axis in flips])
-    if both.is_complex():
-        both = both * torch.polar(torch.ones(()), torch.tensor(phase)).to(both)
     return both[0].contiguous(), both[1].contiguous()

@@ -16,13 +16,14 @@ KINDS = {
     "3d": Dims(ndim=3, layers=3, features=4),
     "unet2d": Dims(ndim=2, regularizer="unet", layers=1, features=4),
     "unet3d": Dims(ndim=3, regularizer="unet", layers=1, features=3),
+    "upright3d": Dims(ndim=3, layers=3, features=4, upright=True),
     "cine": Dims(ndim=3, regularizer="spacetime", layers=2, features=4),
 }
 SIDES = {"below the halo": 2, "divides": 5, "does not": 4, "exceeds": 40}
 
 
 def kind_of(name: str) -> str:
-    return name.removeprefix("unet")
+    return name.removeprefix("unet").removeprefix("upright")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (6, 8, 10), (9, 4, 7)])

@@ -111,3 +111,27 @@ def test_a_guide_that_the_network_does_not_take_is_refused():
     problem, _ = cartesian("2d")
     with pytest.raises(ValueError, match="guide"):
         build(KINDS["2d"])(replace(problem, guide=torch.zeros(1, *problem.shape)))
+
+
+def test_turning_the_phase_of_the_measurement_turns_that_of_an_upright_network_and_of_no_other():
+    problem, _ = cartesian("3d")
+    turn = torch.polar(torch.ones(()), torch.tensor(2.0))
+    turned = LinearProblem(problem.normal, problem.b * turn, problem.scale)
+    for upright in (True, False):
+        torch.manual_seed(0)
+        network = build(replace(KINDS["3d"], upright=upright))
+        with torch.no_grad():
+            image, other = network(problem), network(turned)
+        off = float((other / turn - image).norm() / image.norm())
+        assert off < 1e-5 if upright else off > 1e-3
+
+
+def test_the_smooth_phase_is_found_below_noise_and_is_a_constant_to_the_network():
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 24)] * 3, indexing="ij"))
+    phase = 0.8 * grid[0] - 0.5 * grid[1] * grid[2]
+    noise = 0.1 * torch.randn(24, 24, 24, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    b = torch.polar(torch.ones(24, 24, 24), phase) + noise
+    found = LinearProblem(lambda x: x, b).phase
+    inside = (slice(4, -4),) * 3
+    assert float((found * torch.polar(torch.ones(()), -phase)).angle()[inside].abs().max()) < 0.1
+    assert torch.allclose(found.abs(), torch.ones(24, 24, 24))
