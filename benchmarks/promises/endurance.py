@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import resource
 import socket
 import threading
@@ -84,10 +85,9 @@ def full_disk(_full: bool) -> Found:
             try:
                 write()
                 silent.append(name)
-            except OSError as error:
-                silent += [] if error.errno == errno.ENOSPC else [name]
-            except Exception as error:  # safetensors has errors of its own
-                silent += [] if "space" in str(error).lower() or "os error 28" in str(error).lower() else [name]
+            except Exception as error:  # OSError mostly; safetensors has errors of its own
+                known = getattr(error, "errno", None) == errno.ENOSPC
+                silent += [] if known or re.search("no space|os error 28", str(error), re.I) else [name]
             half += [p.name for p in disk.rglob("*") if p.is_file() and p.name not in ("filler", ".lock")
                      and "spool" not in p.parts and p.suffix != ".part"]  # fmt: skip
             half += [p.name for p in disk.rglob("*.part")]
