@@ -26,7 +26,7 @@ from tests.fakes.site import exchange, listen, until
 from tests.fakes.streams import header_xml, point_scan, scan_stream
 
 LEFT = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 400)  # MiB
-ENDS = {0: "as asked", 10: "another method", 3: "out of memory, said", 1: "FOREIGN ERROR"}
+ENDS = {0: "as asked", 10: "another method", 3: "out of memory, said", 4: "refused at once, said", 1: "FOREIGN ERROR"}
 CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
@@ -45,6 +45,8 @@ def tight(left_mib: float) -> str:
             code = 3
         except RuntimeError as error:
             code = 3 if memory.ran_out(error) else 1
+        except ValueError as error:  # before anything was tried
+            code = 4 if "MiB" in str(error) else 1
         except BaseException:  # the parent wants to know of every other one
             code = 1
         finally:
