@@ -41,6 +41,7 @@ ELSEWHERE = {
     "tensorboard": "a server of its own",
     "eval": "tests/gadgets/test_parsers.py asks both shells",
     "koosh pet reconstruct scan.npz image.nii --method network": "tests/gadgets/test_pet_command.py",
+    "python -m benchmarks": "a benchmark, and it takes its time; below: that there is one of this name",
     "koosh doctor": "tests/gadgets/test_doctor.py",
 }
 # sizes at which a page's command is quick enough for a test
