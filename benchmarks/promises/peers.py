@@ -52,6 +52,7 @@ def vanished(full: bool) -> Found:
     cuts = edges + [rng.randrange(len(whole)) for _ in range(200)] if full else [*edges[::9], 900, 2500, 20_001]
     heard, slowest, images, unnamed, logger = Heard(), [0.0], 0, 0, logging.getLogger("koosh_gadgets.server")
     logger.addHandler(heard)
+    logger.setLevel(logging.ERROR)
     with folder() as home, running(home, limits=Limits(drain_s=3.0)) as server:
         well = served(server)
         for number, at in enumerate(cuts):

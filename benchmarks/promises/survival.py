@@ -26,7 +26,14 @@ from tests.fakes.site import exchange, listen, until
 from tests.fakes.streams import header_xml, point_scan, scan_stream
 
 LEFT = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 400)  # MiB
-ENDS = {0: "as asked", 10: "another method", 3: "out of memory, said", 4: "refused at once, said", 1: "FOREIGN ERROR"}
+ENDS = {
+    0: "as asked",
+    10: "another method",
+    3: "out of memory, said",
+    4: "refused at once, said",
+    1: "FOREIGN ERROR",
+    -6: "process ended by a library",
+}
 CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
