@@ -72,6 +72,15 @@ def test_a_scan_without_end_is_ended_however_steadily_it_drips():
             receiver(memoryview(bytearray(8)))
 
 
+def test_a_pause_that_runs_into_the_end_of_the_scan_is_told_as_its_end():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        receiver = SocketReceiver(ours, 5.0)
+        receiver.finish_within(0.2)
+        with pytest.raises(TimedOut, match=r"longer than the 0\.2 s"):
+            receiver(memoryview(bytearray(8)))
+
+
 def test_log_lines_are_objects():
     record = logging.LogRecord("koosh_gadgets.server", 20, "", 0, "scan %s: %s", ("a", "done"), None)
     record.facts = {"counts": {"used": 3}}

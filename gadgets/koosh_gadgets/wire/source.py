@@ -129,18 +129,21 @@ class SocketReceiver:
         """The whole rest must come within `seconds`, even where no pause is long."""
         self._end = (time.monotonic() + seconds, seconds)
 
+    def _check_end(self) -> None:
+        if self._end is not None and self._deadline is None and time.monotonic() >= self._end[0]:
+            raise TimedOut(f"the scan took longer than the {self._end[1]:g} s that are allowed")
+
     def __call__(self, out: memoryview) -> int:
         """Bytes received into `out`, 0 at the end of the stream."""
         if self._deadline is not None:
             self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
         elif self._end is not None:
-            left = self._end[0] - time.monotonic()
-            if left <= 0:
-                raise TimedOut(f"the scan took longer than the {self._end[1]:g} s that are allowed")
-            self._sock.settimeout(min(self._idle_s, left))
+            self._check_end()
+            self._sock.settimeout(min(self._idle_s, max(0.001, self._end[0] - time.monotonic())))
         try:
             return self._sock.recv_into(out)
         except TimeoutError as error:
+            self._check_end()
             waited = "the deadline for the header" if self._deadline is not None else f"{self._idle_s:g} s"
             raise TimedOut(f"the peer sent nothing more within {waited}") from error
         except OSError as error:
