@@ -211,7 +211,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_scan_is_done_again(server):
         from tests.fakes.site import listen
 
         answer = Answer()
-        listen(sock, answer, 60.0)
+        listen(sock, answer, 200.0)
     want, _ = run(point_scan())
     assert pixels(answer.images) == pixels(want)
 
@@ -257,7 +257,7 @@ def test_unfinished_scans_are_found_at_the_start(tmp_path):
     from koosh_gadgets.files import read_images
 
     with running(tmp_path):
-        assert until(lambda: (tmp_path / "spool" / "b.h5").exists())
+        assert until(lambda: (tmp_path / "spool" / "b.h5").exists(), 200)
     want, _ = run(point_scan())
     assert pixels(read_images(tmp_path / "spool" / "a.h5")) == pixels(want)
     found = read_images(tmp_path / "spool" / "b.h5")
