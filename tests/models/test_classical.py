@@ -216,3 +216,11 @@ def test_scan_refuses_what_does_not_belong_together():
         Scan(torch.zeros(2, 0, dtype=torch.complex64), torch.zeros(3, 0), geometry, 1)
     with pytest.raises(ValueError, match="trajectory_unit"):
         Scan(random_complex((2, 20)), omega + 9, geometry, 10)
+
+
+def test_an_operator_that_is_positive_but_for_its_accuracy_is_solved_where_it_was_sampled():
+    values = torch.cat([torch.linspace(0.5, 2, 40), -1e-4 * torch.ones(24)])
+    b = torch.cat([torch.ones(40), 1e-5 * torch.ones(24)]).to(torch.complex64)
+    found = conjugate_gradient(lambda x: values * x, b, iterations=60, tolerance=1e-7).x
+    assert found.isfinite().all()
+    assert (values * found - b)[:40].abs().max() <= 1e-2

@@ -1,6 +1,7 @@
 """Work done while the scan still runs, on the trajectory that its readouts are going to have.
 
-Nothing here changes a result: what was prepared is used only where the trajectory that arrived is the same to the bit.
+What was prepared is used only where the trajectory that arrived is the same to the bit, and gives what the same steps
+after the scan would give. A trajectory that only the readouts carry is calibrated from the whole scan instead.
 """
 
 from __future__ import annotations
