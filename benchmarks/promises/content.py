@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.promises.found import GRIDDING, Found, folder, launched
 from koosh_gadgets.spool import Recorded, Spool
-from tests.fakes.hostile import CANARY, NAMES, WRONG, canary_header, copies, wrong
+from tests.fakes.hostile import CANARY, NAMES, WRONG, canary_header, copies, disordered, wrong
 from tests.fakes.runs import run, volume
 from tests.fakes.site import exchange, until
 from tests.fakes.streams import header_xml, noise_readout, point_scan, scan_stream
@@ -116,13 +116,9 @@ def named(_full: bool) -> Found:
 
 def disorder(_full: bool) -> Found:
     """R8: doubled, shuffled and missing readouts."""
-    scan = [noise_readout(0), *point_scan(spokes=100, noise=0.01)]
-    for number, a in enumerate(scan):
-        a.scan_counter = number
+    scan, mixed = disordered()
     want = volume(run(scan, header_xml(spokes=100))[0])
-    mixed = scan[1:] + copies(scan[40:45])
-    random.Random(1).shuffle(mixed)
-    images, journal = run([scan[0], *mixed], header_xml(spokes=100))
+    images, journal = run(mixed, header_xml(spokes=100))
     off = float(np.abs(volume(images) - want).max() / want.max())
     images, less = run([*scan[:40], *scan[45:]], header_xml(spokes=100))
     said = any("5 readouts came twice" in n for n in journal.notes) and any("(5 missing)" in n for n in less.notes)

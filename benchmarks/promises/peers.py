@@ -18,7 +18,7 @@ from koosh_gadgets.server import Server
 from koosh_gadgets.wire.errors import Malformed, TooLarge, WireError
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.limits import Limits
-from tests.fakes.hostile import GIANTS, consume, giant, mutate
+from tests.fakes.hostile import GIANTS, consume, drip, giant, mutate
 from tests.fakes.pipes import connection_of
 from tests.fakes.site import exchange, reset, running, until
 from tests.fakes.streams import header_xml, noise_readout, opening, point_scan, scan_stream
@@ -131,18 +131,6 @@ def giants(_full: bool) -> Found:
         worst = max(worst, min(times, default=9.0))
     text = f"{len(GIANTS) + 1} kinds: {kept} accepted, refused in at most {1e3 * worst:.1f} ms, {peak / 1e6:.2f} MB"
     return Found(not kept and peak < 5e6, text, worst < 0.05)
-
-
-def drip(port: int, stop: threading.Event) -> None:
-    """A client at 10 bytes a second and less."""
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        for byte in b"".join(scan_stream()):
-            if stop.wait(0.1):
-                return
-            try:
-                sock.send(bytes([byte]))
-            except OSError:
-                return
 
 
 def four(server: Server) -> float:

@@ -106,14 +106,19 @@ def resident() -> int:
     """Bytes of this process in memory."""
     with contextlib.suppress(OSError, KeyError, ValueError):
         return table(Path("/proc/self/status"))["VmRSS"] << 10
-    return 0
+    return most()
 
 
 def peak() -> int:
     """The most bytes this process had in memory since its start or the last `forget_peak`."""
     with contextlib.suppress(OSError, KeyError, ValueError):
         return table(Path("/proc/self/status"))["VmHWM"] << 10
-    return 0
+    return most()
+
+
+def most() -> int:
+    """The peak where there is no /proc. On Linux it would begin at what the process that started this one held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def forget_peak() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
 import struct
+import threading
 
 import ismrmrd
 
@@ -11,7 +13,7 @@ from koosh_gadgets.wire import ids
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.limits import Limits
 from tests.fakes.pipes import connection_of
-from tests.fakes.streams import header_xml, noise_readout, point_scan, readout
+from tests.fakes.streams import header_xml, noise_readout, point_scan, readout, scan_stream
 
 NAMES = (
     "../../x", "/etc/passwd", "os.path", "koosh_gadgets.cli", "a\0b", "..", ".", "~", "%2e%2e/x",
@@ -26,6 +28,28 @@ GIANTS = {
     "overflow": struct.pack("<HQ", ids.IMAGE_ARRAY, 4) + struct.pack("<4Q", 1 << 63, 1 << 63, 0, 1),
     "bucket": struct.pack("<H13Q", ids.BUCKET, *[1 << 31] * 13),
 }
+
+
+def drip(port: int, stop: threading.Event) -> None:
+    """A client at 10 bytes a second and less."""
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        for byte in b"".join(scan_stream()):
+            if stop.wait(0.1):
+                return
+            try:
+                sock.send(bytes([byte]))
+            except OSError:
+                return
+
+
+def disordered() -> tuple[list[ismrmrd.Acquisition], list[ismrmrd.Acquisition]]:
+    """A scan of noise and 100 spokes, and the same shuffled after the noise with five spokes twice."""
+    scan = [noise_readout(0), *point_scan(spokes=100, noise=0.01)]
+    for number, a in enumerate(scan):
+        a.scan_counter = number
+    mixed = scan[1:] + copies(scan[40:45])
+    random.Random(1).shuffle(mixed)
+    return scan, [scan[0], *mixed]
 
 
 def giant(name: str) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import ismrmrd
 import numpy as np
 
@@ -52,6 +55,17 @@ def point_scan(
         )
         readouts.append(readout(number, data.astype(np.complex64), trajectory, last=number == spokes - 1))
     return readouts
+
+
+def point_file(path: Path, *more: ismrmrd.Waveform) -> Path:
+    """An ISMRMRD file of a point, with waveforms after its readouts."""
+    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset")) as file:
+        file.write_xml_header(header_xml().encode())
+        for a in point_scan():
+            file.append_acquisition(a)
+        for wave in more:
+            file.append_waveform(wave)
+    return path
 
 
 def readout(

@@ -1,13 +1,11 @@
 """`koosh replay`: files, spooled scans, streams and other servers, all with the same image."""
 
-import contextlib
 import io
 import struct
 import sys
 import threading
 from types import SimpleNamespace
 
-import ismrmrd
 import pytest
 
 from koosh_gadgets import cli
@@ -18,18 +16,13 @@ from koosh_gadgets.wire import ids, messages
 from koosh_gadgets.wire.errors import PeerError
 from tests.fakes.pipes import source_of
 from tests.fakes.runs import run
-from tests.fakes.streams import header_xml, message, point_scan, scan_stream
+from tests.fakes.streams import header_xml, message, point_file, point_scan, scan_stream
 
 
 @pytest.fixture
 def scan(tmp_path):
     """An ISMRMRD file of a point."""
-    path = tmp_path / "scan.h5"
-    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset")) as file:
-        file.write_xml_header(header_xml().encode())
-        for a in point_scan():
-            file.append_acquisition(a)
-    return path
+    return point_file(tmp_path / "scan.h5")
 
 
 def pixels(images):

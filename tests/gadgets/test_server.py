@@ -14,7 +14,7 @@ from koosh_gadgets.spool import Recorded, Spool
 from koosh_gadgets.wire import ids, messages
 from koosh_gadgets.wire.errors import PeerError
 from koosh_gadgets.wire.limits import Limits
-from tests.fakes.hostile import mutate
+from tests.fakes.hostile import drip, mutate
 from tests.fakes.runs import run
 from tests.fakes.site import exchange, reset, running, until
 from tests.fakes.streams import header_xml, noise_readout, opening, point_scan, readout, scan_stream
@@ -151,20 +151,8 @@ def test_silence_ends_a_scan_and_its_image_says_so(server):
 
 def test_slow_and_silent_peers_hold_up_nobody(server):
     stop = threading.Event()
-    port = server.port
-
-    def drip():
-        with socket.create_connection(("127.0.0.1", port)) as sock:
-            for byte in b"".join(scan_stream()):
-                if stop.wait(0.1):
-                    return
-                try:
-                    sock.send(bytes([byte]))
-                except OSError:
-                    return
-
-    silent = socket.create_connection(("127.0.0.1", port))
-    thread = threading.Thread(target=drip)
+    silent = socket.create_connection(("127.0.0.1", server.port))
+    thread = threading.Thread(target=drip, args=(server.port, stop))
     thread.start()
     results = []
     scans = [threading.Thread(target=lambda: results.append(served(server))) for _ in range(4)]

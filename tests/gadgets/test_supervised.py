@@ -1,6 +1,5 @@
 """A file that hangs or kills its reader costs a child process and a sentence, nothing more."""
 
-import contextlib
 import os
 import time
 
@@ -10,18 +9,12 @@ import pytest
 
 from koosh_gadgets.files import open_scan
 from koosh_gadgets.supervised import child, scan_in_child
-from tests.fakes.streams import header_xml, point_scan
+from tests.fakes.streams import point_file
 
 
 @pytest.fixture
 def scan(tmp_path):
-    path = tmp_path / "scan.h5"
-    with contextlib.closing(ismrmrd.Dataset(str(path), "dataset")) as file:
-        file.write_xml_header(header_xml().encode())
-        for a in point_scan():
-            file.append_acquisition(a)
-        file.append_waveform(ismrmrd.Waveform.from_array(np.arange(8, dtype=np.uint32).reshape(2, 4)))
-    return path
+    return point_file(tmp_path / "scan.h5", ismrmrd.Waveform.from_array(np.arange(8, dtype=np.uint32).reshape(2, 4)))
 
 
 def test_a_child_reads_what_the_process_itself_reads(scan):

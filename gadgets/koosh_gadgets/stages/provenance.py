@@ -9,6 +9,7 @@ from koosh_gadgets.stages.prepared import EPS
 from koosh_gadgets.stages.reconstruct import Outcome, device_of
 from koosh_gadgets.stages.volume import Volume, label
 from koosh_gadgets.wire.readouts import BLOCK
+from koosh_models.memory import peak
 
 if TYPE_CHECKING:
     from koosh_models.scan import Scan
@@ -49,9 +50,7 @@ def acceleration(scan: Scan) -> str:
 
 def peak_memory() -> int:
     """MiB that this process has held at most."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return peak() >> 20
 
 
 def plan(device: str, group: str) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from koosh_models.memory import resident
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.physics.mri import PAIR_BELOW
 from koosh_models.physics.problem import EmissionProblem, LinearProblem, Problem
@@ -162,14 +160,6 @@ def shared(one: Sizes, ranks: int) -> float:
     """Bytes of a scan on a rank that has a share of its coils."""
     mine = Sizes(one.voxels, one.frames, math.ceil(one.coils / ranks), one.samples, one.axes, one.grid)
     return mine.bytes
-
-
-def resident() -> int:
-    """Bytes of memory that this process has now."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def estimate(recipe: Recipe, device: torch.device, ranks: int = 1) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import resource
 import signal
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from koosh_models.losses import NonFiniteLossError
+from koosh_models.memory import peak
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.physics.problem import Problem
 from koosh_models.strategies import Apart, Strategy
@@ -296,4 +296,4 @@ def peak_mb(device: torch.device) -> float:
     """Largest memory so far: of the GPU's allocator, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak() / 2**20
