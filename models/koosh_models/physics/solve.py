@@ -52,11 +52,10 @@ def conjugate_gradient(
     norm, live = torch.zeros_like(rr), torch.ones_like(rr, dtype=torch.bool)
     while done < iterations and bool((live & (rr.sqrt() > tolerance * size)).any()):
         q = normal(p)
-        pp = _dot(p, p, axes)
-        norm = torch.maximum(norm, _ratio(_dot(q, q, axes), pp).sqrt())
-        bend = _curvature(p, q, axes, ROUNDING * norm * pp)
+        bend = _curvature(p, q, axes, norm)
         live &= bend > 0
         alpha = _ratio(rr, bend) * live
+        norm = torch.maximum(norm, _ratio(bend, rr))  # 1 / alpha is never above the operator's norm
         _add(x, alpha, p)
         _add(r, -alpha, q)
         rr, before = _dot(r, r, axes), rr
@@ -67,17 +66,21 @@ def conjugate_gradient(
     return Solution(x, done, float(_ratio(rr.sqrt(), size).max()))
 
 
-def _curvature(p: Tensor, q: Tensor, axes: tuple[int, ...], error: Tensor) -> Tensor:
-    """`<p, N p>` for `q = N p`; below `-error` the operator can't be what it should.
+def _curvature(p: Tensor, q: Tensor, axes: tuple[int, ...], norm: Tensor) -> Tensor:
+    """`<p, N p>` for `q = N p`; an error where it is so negative that the operator can't be what it should.
 
-    Where samples are missing, an approximate operator gives a curvature of either sign: that system ends there.
+    norm  of the operator, as far as is known. Where samples are missing, an approximate operator gives a curvature of
+          either sign: that system ends there.
     """
     found = _dot(p, q, axes)
-    if bool((found < -error).any()):
-        raise ValueError(
-            f"curvature {float(found.min()):.3g} in conjugate gradients: the normal operator is not positive; "
-            "are the density weights negative, or is it not scaled?"
-        )
+    if bool((found < 0).any()):
+        pp = _dot(p, p, axes)
+        seen = torch.maximum(norm, _ratio(_dot(q, q, axes), pp).sqrt())
+        if bool((found < -ROUNDING * seen * pp).any()):
+            raise ValueError(
+                f"curvature {float(found.min()):.3g} in conjugate gradients: the normal operator is not positive; "
+                "are the density weights negative, or is it not scaled?"
+            )
     return found
 
 
