@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,8 @@ from tests.models.training.small import recipe
 CPU = torch.device("cpu")
 SHIPPED = sorted(FOLDER.glob("*.toml"))
 MRI = [path for path in SHIPPED if not path.stem.startswith("fbsem")]
+# freed blocks go back to the system at once: what the heap keeps differs by 15 % from run to run of the same steps
+RETURNED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 WHOLE = """
 import sys, torch
 from pathlib import Path
@@ -70,7 +73,8 @@ def test_half_precision_is_foretold_with_its_copies_of_weights_and_what_pooling_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["radial3d_blockwise", "cine2dt_mel"])
 def test_the_memory_of_a_whole_run_is_foretold_within_15_percent(name, tmp_path):
-    done = subprocess.run([sys.executable, "-c", WHOLE, name, str(tmp_path)], capture_output=True, text=True)
+    command = [sys.executable, "-c", WHOLE, name, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | RETURNED)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(1, abs=0.15)
 
