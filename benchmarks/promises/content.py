@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import re
-import stat
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from benchmarks.promises.found import GRIDDING, Found, folder, launched
 from koosh_gadgets.spool import Recorded, Spool
 from tests.fakes.hostile import CANARY, NAMES, WRONG, canary_header, copies, disordered, wrong
+from tests.fakes.modes import loose, written
 from tests.fakes.runs import run, volume
 from tests.fakes.site import exchange, until
 from tests.fakes.streams import header_xml, noise_readout, point_scan, scan_stream
@@ -240,14 +240,16 @@ def patients(_full: bool) -> Found:
         with folder() as home, launched(home, "--log", "json") as server:
             until(lambda: b"ready on" in server.log.read_bytes(), 120)
             answers = [exchange(server.port, stream, half_close=True) for stream in scans]
-            modes = {stat.S_IMODE(p.stat().st_mode) for p in server.spool.iterdir()}
-            top = stat.S_IMODE(server.spool.stat().st_mode)
-            log = server.log.read_text()
+            open_to_others = loose(server.spool)
+            log, n = server.log.read_text(), len(list(server.spool.iterdir()))
+            written(home / "written")
+            open_to_others += loose(home / "written")
+            n += len(list((home / "written").rglob("*")))
     finally:
         os.umask(old)
     texts = " ".join(text for a in answers for text in a.texts + a.errors)
     leaks = sum("Canary" in text or "4711" in text for text in (log, texts))
-    loose = sorted(oct(m) for m in modes - {0o600}) + ([oct(top)] if top != 0o700 else [])
     text = f"{len(scans)} scans, {log.count(chr(10))} lines of log, {len(texts)} characters to peers: {leaks} leaks; "
-    text += f"{len(modes)} file mode(s), others than 0600 in 0700: {loose or 0}"
-    return Found(not leaks and not loose and len(answers[0].images) == 16, text)
+    text += f"{n} files and folders under umask 0 (spool, images, DICOM, report, conversions, training): "
+    text += f"others than 0600 and 0700: {open_to_others or 0}"
+    return Found(not leaks and not open_to_others and len(answers[0].images) == 16, text)

@@ -11,16 +11,17 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path, mode: int = 0o666, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path, sync: bool = True) -> Iterator[BinaryIO]:
     """A file open for writing that takes the name `path` when the block ends well, and vanishes when it doesn't.
 
-    mode   permissions before the umask; 0o600 for what only this user may read
+    Only this user can read it, whatever the umask: it may show a patient.
+
     sync   reach the disk before the rename; without it a power cut can leave an empty file under the name
     """
     path = Path(path)
     part = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.part")
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             yield file
             file.flush()
             if sync:
@@ -32,7 +33,7 @@ def atomic_file(path: str | Path, mode: int = 0o666, sync: bool = True) -> Itera
         raise
 
 
-def write_atomic(path: str | Path, content: bytes, mode: int = 0o666) -> None:
+def write_atomic(path: str | Path, content: bytes) -> None:
     """`content` under the name `path`, or the previous file untouched."""
-    with atomic_file(path, mode) as file:
+    with atomic_file(path) as file:
         file.write(content)

@@ -87,18 +87,22 @@ class Answers:
         self._thread.start()
 
     def _run(self) -> None:
-        source = Source(SocketReceiver(self._sock, 86400.0))
+        answers = frames(Source(SocketReceiver(self._sock, 86400.0)), Limits())
         try:
-            for number, raw in frames(source, Limits()):
-                self._sink.take(number, raw)
+            while (answer := next(answers, None)) is not None:
+                try:
+                    self._sink.take(*answer)
+                except WireError as error:  # the client's end, not the worker's
+                    self.error = error
+                    return
+        except Cut:  # by its end or by a reset, where it had not read all that it was sent
+            self.error = Died("the reconstruction process died")
         except WireError as error:
             self.error = error
 
     def join(self) -> None:
         """Wait for the close message; an early end means that the worker died, or that the client left."""
         self._thread.join()
-        if isinstance(self.error, Cut) and "stream ended" in str(self.error):
-            raise Died("the reconstruction process died")
         if self.error is not None:
             raise self.error
 

@@ -102,7 +102,6 @@ def deliver_later(path: Path, worker: Worker, reason: str = "") -> None:
     header = open_stream(Recorded(path).source(), Limits())
     out = path.with_suffix(".h5")
     write_images(out, sink.images, header.header if header is not None else None)
-    out.chmod(0o600)
     mark_delivered(path)
     log.info("scan %s: %d images written to %s", path.stem, sink.n_images, out.name)
 
@@ -119,7 +118,7 @@ class Client:
         self.output = SocketOutput(sock, limits.send_s)
         self.opening: Opening | None = None
         self.first: list[bytes] = []
-        self.moved, self.ended = self.since, False
+        self.moved, self.ended, self.closed = self.since, False, False
         self.n_messages = self.n_bytes = 0
 
     def open(self) -> bool:
@@ -150,9 +149,12 @@ class Client:
                 self.output.send(messages.text(kind, text))
 
     def fail(self, text: str) -> None:
-        """Report a failure, read the rest of what the peer sends, close."""
+        """Report a failure, read the rest of what the peer sends within bounds of time, close."""
         self.tell(text)
-        drain(self.source, self.limits)
+        if not self.closed:  # else it waits for our close message and sends nothing more
+            if self.opening is not None:  # before that there is a deadline already
+                self.receiver.expect_within(self.limits.drain_s)
+            drain(self.source, self.limits)
         self.end()
 
     def end(self) -> None:
@@ -178,6 +180,7 @@ def pump(client: Client, recording: Recording | None, forward: Callable[[memoryv
             if recording is not None:
                 recording.message(raw)
             if number == ids.CLOSE:
+                client.closed = True
                 return ""
             if number == ids.QUERY:
                 answer_query(client, raw)

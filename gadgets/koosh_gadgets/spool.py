@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from koosh_gadgets.wire.source import Source
+from koosh_models import private
 
 log = logging.getLogger(__name__)
 MAGIC = b"KOOSHSP1"
@@ -44,7 +45,7 @@ class Spool:
         """A new recording; without a disk to write to it only carries a warning."""
         name = scan or new_name()
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.folder(self.folder)
             self.rotate()
             path = self.folder / f"{name}{OPEN}"
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)

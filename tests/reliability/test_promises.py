@@ -8,7 +8,9 @@ import pytest
 from koosh_gadgets.stages.encoding import encodings
 from koosh_gadgets.wire.errors import Malformed
 from koosh_gadgets.wire.header import read_header
+from koosh_models import private
 from tests.fakes.hostile import CANARY, canary_header
+from tests.fakes.modes import loose, written
 from tests.fakes.runs import run
 from tests.fakes.streams import header_xml, point_scan
 
@@ -55,3 +57,23 @@ def test_a_unit_that_the_header_makes_up_is_refused_without_being_repeated():
     with pytest.raises(ValueError, match="trajectoryUnit is unknown; known: cycles/voxel") as seen:
         run(point_scan(), xml)
     assert CANARY not in str(seen.value)
+
+
+@pytest.mark.slow
+def test_what_is_written_of_a_scan_can_be_read_by_this_user_alone_whatever_the_umask(tmp_path):
+    written(tmp_path / "home")
+    assert loose(tmp_path / "home") == []
+
+
+def test_a_folder_that_exists_keeps_the_mode_its_owner_gave_it(tmp_path):
+    (tmp_path / "shared").mkdir(mode=0o750)
+    (tmp_path / "shared").chmod(0o750)
+    private.folder(tmp_path / "shared")
+    private.folder(tmp_path / "shared" / "own")
+    assert [oct(p.stat().st_mode & 0o777) for p in (tmp_path / "shared", tmp_path / "shared" / "own")] == [
+        "0o750",
+        "0o700",
+    ]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        private.folder(tmp_path / "file")

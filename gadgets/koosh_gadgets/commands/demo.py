@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from koosh_gadgets.wire.errors import WireError
+from koosh_models import private
 
 log = logging.getLogger(__name__)
 METHODS = ("gridding", "unrolled", "l1")
@@ -34,8 +35,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Every step, told as it ends."""
-    out: Path = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
+    out = private.folder(arguments.out)
     began = time.perf_counter()
     simulate(out, arguments.matrix, arguments.acceleration)
     told("simulated a 3D radial scan of a head", out / "scan.h5", began)
@@ -84,7 +84,7 @@ def served(out: Path) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = [sys.executable, "-m", "koosh_gadgets.cli", "serve", "-p", str(port), "--spool", str(out / "spool")]
-    with (out / "serve.log").open("wb") as said:
+    with open(os.open(out / "serve.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as said:
         server = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ.copy())
         try:
             yield port

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from koosh_gadgets.atomic import write_atomic
+
 if TYPE_CHECKING:
     from koosh_models.networks.unrolled import Unrolled
     from koosh_models.training.feed import AnyCase
@@ -66,9 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         write_table(("method", "PSNR dB", "SSIM", "NRMSE", "HFEN", "s"), rows(scores))
     if arguments.json not in (None, "-"):
-        Path(arguments.json).write_text(json.dumps(numbers(scores, cases), indent=1) + "\n")
+        write_atomic(arguments.json, (json.dumps(numbers(scores, cases), indent=1) + "\n").encode())
     if arguments.report:
-        Path(arguments.report).write_text(page("koosh evaluate", comparison(scores, cases)))
+        write_atomic(arguments.report, page("koosh evaluate", comparison(scores, cases)).encode())
     return 0
 
 
@@ -143,7 +145,7 @@ def benchmark(arguments: argparse.Namespace, networks: dict[str, Unrolled], data
         rows.append(row)
         log.info("%s, %s: %.2f dB, %.1f s", row.case, row.method, row.values["psnr"], row.seconds)
         if file is not None:
-            file.write_text(json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n")
+            write_atomic(file, (json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n").encode())
 
     against = bench.METHODS if arguments.against is None else [n for n in arguments.against.split(",") if n]
     bench.run(chosen, against, networks, arguments.cache, list(rows), told)
@@ -154,7 +156,8 @@ def benchmark(arguments: argparse.Namespace, networks: dict[str, Unrolled], data
         json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n" if arguments.json == "-" else text
     )
     if arguments.report:
-        Path(arguments.report).write_text(page("koosh evaluate --benchmark", [f"<pre>{html.escape(text)}</pre>"]))
+        content = page("koosh evaluate --benchmark", [f"<pre>{html.escape(text)}</pre>"])
+        write_atomic(arguments.report, content.encode())
     return 0
 
 

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from koosh_gadgets.atomic import write_atomic
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -225,7 +227,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         cells = (f"{numbers[key]:10.4f}" if key in numbers else f"{'-':>10}" for key in COLUMNS)
         sys.stdout.write(f"{name:{width}}{''.join(cells)}\n")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
+        write_atomic(arguments.json, (json.dumps(found, indent=1) + "\n").encode())
     return 0
 
 

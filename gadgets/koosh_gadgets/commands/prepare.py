@@ -26,6 +26,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(arguments: argparse.Namespace) -> int:
     """One case a volume or series; the counts that the recipe needs are printed."""
     from koosh_gadgets.scans import read_scans
+    from koosh_models import private
     from koosh_models.training.cases import write_case
     from koosh_models.training.feed import case_file
     from koosh_models.training.recorded import recorded
@@ -35,8 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--validation names {stray[0].name}, which is none of the scans given")
     if len(held) == len(files):
         raise ValueError("every scan is held out for validation: nothing is left to train on")
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = private.folder(arguments.out)
     counts = {"training": 0, "validation": 0}
     for path in files:
         split = "validation" if path.resolve() in held else "training"

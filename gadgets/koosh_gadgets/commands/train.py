@@ -84,6 +84,7 @@ def trained(
 
 def resume_or_start(run: Run, resume: str | None, path: Path) -> None:
     """Load what the run goes on from, or put the recipe into a new folder."""
+    from koosh_models import private
     from koosh_models.training import checkpoint
 
     state = None
@@ -97,7 +98,7 @@ def resume_or_start(run: Run, resume: str | None, path: Path) -> None:
         run.resume(state)
         log.info("going on after step %d", state.step)
     if run.me.first:
-        run.folder.mkdir(parents=True, exist_ok=True)
+        private.folder(run.folder)
         (run.folder / "recipe.toml").write_text(path.read_text())
         (run.folder / "recipe.json").write_text(run.recipe.model_dump_json(indent=1) + "\n")
 

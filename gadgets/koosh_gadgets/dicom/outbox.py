@@ -16,6 +16,7 @@ from pathlib import Path
 
 from koosh_gadgets.dicom.archive import Archive, Refused, Unreachable
 from koosh_gadgets.dicom.push import Journal, push
+from koosh_models import private
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ class Outbox:
     wake: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
+        private.folder(self.folder).chmod(0o700)
 
     @contextlib.contextmanager
     def entry(self) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from koosh_gadgets.dicom.encode import Encoder
 from koosh_gadgets.dicom.metadata import Facts, facts
 from koosh_gadgets.dicom.uids import derived_uid
 from koosh_gadgets.imagefile import Series
+from koosh_models import private
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ def prepared(series: Series, known: Facts, is_enhanced: bool) -> Subject:
 
 def write_subject(ready: Subject, folder: str | Path, is_enhanced: bool) -> list[Path]:
     """The files of a prepared series."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private.folder(folder)
     aside = Path(tempfile.mkdtemp(prefix=".koosh-", suffix=".part", dir=folder))
     try:
         names = _write(ready, aside, is_enhanced)
@@ -101,4 +101,5 @@ def _cause(error: OSError) -> OSError:
 
 
 def _write_file(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)

@@ -90,6 +90,7 @@ def part_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.part")
     try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # for this user alone, whatever the umask
         yield part
         os.replace(part, path)
     except BaseException:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from koosh_models import metrics
+from koosh_models import metrics, private
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.simulation.lesions import with_spheres
 from koosh_models.simulation.phantoms import Phantom
@@ -106,7 +106,7 @@ def stored(
     size = "x".join(map(str, group.data.matrix[0]))
     path = cache / f"{kind}-{size}-{number:03d}{suffix}.safetensors"
     if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
+        private.folder(cache)
         write_case(path, draw(group.data, "validation", number, known, alter))
     return read_case(path).inside()
 

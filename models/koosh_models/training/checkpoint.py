@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from koosh_models import private
+
 log = logging.getLogger(__name__)
 KEPT = 3  # checkpoints; the best one besides
 KEY = "koosh_run"
@@ -46,7 +48,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 def write(folder: Path, state: State) -> Path:
     """Put the state on disk whole, then drop the oldest beyond those that are kept; a full disk loses nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().clone().contiguous()
         for group, part in (("network", state.network), ("mean", state.mean), ("optimizer", state.optimizers))

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from koosh_models import private
 from koosh_models.physics.problem import LinearProblem, Problem
 from koosh_models.training import distributed
 from koosh_models.training.cases import Case, draw, read_case, sources, write_case
@@ -140,7 +141,7 @@ class Feed:
         self._held: dict[int, tuple[AnyCase, Problem]] = {}
         self._sources = [] if self.data.pet else sources(self.data)
         if self.cache is not None:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            private.folder(self.cache)
 
     def batches(self, first: int, last: int) -> Iterator[list[tuple[AnyCase, Problem]]]:
         """For each step from `first` to `last` - 1, the cases whose gradients are added up."""

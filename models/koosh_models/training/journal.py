@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from koosh_models import private
 from koosh_models.training.distributed import Heard
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ class Journal:
     """One line a step in `log.csv`; lines beyond the step a run is resumed from are dropped."""
 
     def __init__(self, folder: Path, first: int, board: bool = True) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        private.folder(folder)
         self.path = folder / "log.csv"
         self._cut(first)
-        self._file = open(self.path, "a", newline="")  # noqa: SIM115
+        self._file = open(self.path, "a", newline="", opener=own)  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, COLUMNS)
         if self.path.stat().st_size == 0:
             self._writer.writeheader()
@@ -46,7 +47,7 @@ class Journal:
                 row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and int(row["step"]) <= first
             ]
         part = self.path.with_suffix(".part")
-        with open(part, "w", newline="") as file:
+        with open(part, "w", newline="", opener=own) as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
@@ -80,7 +81,16 @@ def tensorboard(folder: Path, first: int) -> SummaryWriter | None:
     except ImportError:
         log.info("the run is logged to CSV alone; for TensorBoard too: pip install 'koosh[train]'")
         return None
-    return SummaryWriter(str(folder), purge_step=first or None)
+    writer = SummaryWriter(str(private.folder(folder)), purge_step=first or None)
+    writer.flush()
+    for file in folder.iterdir():  # TensorBoard leaves them to the umask
+        file.chmod(0o600)
+    return writer
+
+
+def own(path: str, flags: int) -> int:
+    """How a file is opened that only this user can read, whatever the umask."""
+    return os.open(path, flags, 0o600)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

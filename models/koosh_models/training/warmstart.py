@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from koosh_models import private
 from koosh_models.losses import Objective, Target, target_after
 from koosh_models.networks.stage import Box, smooth_phase
 from koosh_models.networks.unrolled import Unrolled
@@ -103,7 +104,7 @@ class Warmstart:
         for k in range(known, self.stage):
             x = network.stage(k)(problem, x, condition)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            private.folder(file.parent)
             part = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.part")
             save_file({"image": x.cpu().contiguous()}, part)
             part.replace(file)
