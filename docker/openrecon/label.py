@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.json"
 VENDOR, NAME = "koosh", "koosh"
 NOTICE = "Research software: its images are not for diagnosis."
-OFFERED = ("method", "matrix", "coils", "series", "preview", "baseline", "phase", "complex")
+OFFERED = ("method", "matrix", "coils", "series", "preview", "baseline", "trust", "phase", "complex")
 LIMITS = {"matrix": 1024, "coils": 128}
 
 

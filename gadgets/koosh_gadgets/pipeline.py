@@ -14,8 +14,8 @@ import ismrmrd
 import numpy as np
 
 from koosh_gadgets.settings import Settings
-from koosh_gadgets.stages import calibrate
-from koosh_gadgets.stages.ahead import Ahead
+from koosh_gadgets.stages import calibrate, trust
+from koosh_gadgets.stages.ahead import Ahead, shown
 from koosh_gadgets.stages.background import in_background
 from koosh_gadgets.stages.budget import check_matrix, foreseen
 from koosh_gadgets.stages.buffer import buffer
@@ -36,12 +36,11 @@ from koosh_gadgets.stages.reconstruct import (
     sentence,
     with_residual,
 )
-from koosh_gadgets.stages.trajectory import APART, with_trajectory
+from koosh_gadgets.stages.trajectory import with_trajectory
 from koosh_gadgets.stages.unpack import unpacked
 from koosh_gadgets.stages.volume import Volume
 from koosh_gadgets.stages.whiten import whiten
 from koosh_gadgets.wire.header import read_header
-from koosh_gadgets.wire.readouts import Readouts
 from koosh_models.memory import free_mib, ran_out
 
 if TYPE_CHECKING:
@@ -82,6 +81,7 @@ class Job:
         self.known: dict[int, Known] = {}
         self.first_counter: int | None = None
         self.next_index: dict[int, int] = {}
+        self.doubted: list[trust.Doubted] = []
         self.places: dict[tuple[int, tuple[float, float, float]], dict[int, int]] = {}
         self.delivery = self._delivery()
 
@@ -106,6 +106,8 @@ class Job:
             solid = self.settings.method == "llr"
             for volumes in joined(in_background(self.volumes(items, expected), depth), solid):
                 yield from self.reconstructed(volumes, expected)
+            while self.doubted:  # no image waits for what takes as long as the images themselves
+                yield from self._mapped(self.doubted.pop(0), "disagreement")
         finally:
             if expected is not None:
                 expected.close()
@@ -136,12 +138,26 @@ class Job:
             if self.settings.even:
                 outcomes = self._evened(outcomes)
         top = brightness(np.abs(np.stack([o.volume.cpu().numpy() for _, o, _, _ in outcomes]))) if volumes[1:] else 0.0
+        doubted: list[trust.Doubted] = []
         with self.journal.timed("images"):
             for volume, outcome, scan, series in outcomes:
                 result = dataclasses.replace(self._result(volume, place, scan, outcome, series), top=top)
                 if self.delivery is not None and not volume.preview:
                     self.delivery.add(result)
                 yield from images(result, self.form)
+                if outcome.basis is not None:
+                    doubted.append(trust.Doubted(outcome.basis, result, place))
+        for one in doubted:
+            yield from self._mapped(one, "residual")
+        self.doubted += trust.waiting(doubted)
+
+    def _mapped(self, doubted: trust.Doubted, kind: str) -> Iterator[ismrmrd.Image]:
+        """The images of a map of where an image is doubtful."""
+        for result in trust.mapped(doubted, kind, self.settings, self.journal, self.turn):
+            if self.delivery is not None:
+                self.delivery.add(result)
+            kinds = tuple(k for k in self.form.kinds if k != "phase")
+            yield from images(result, dataclasses.replace(self.form, kinds=kinds))
 
     def _frames(self, volumes: tuple[Volume, ...], place: Grid) -> list[tuple[Volume, Outcome, Scan, int]]:
         """The frames of a series, reconstructed together."""
@@ -181,6 +197,9 @@ class Job:
             self.journal.note(f"the coils' shading could not be estimated: {sentence(error)}")
             return outcomes
         self.journal.note("the coils' shading was estimated from the image and divided out", logging.INFO)
+        for _, outcome, _, _ in outcomes:
+            if outcome.basis is not None:
+                outcome.basis.shading = shading
         return [
             (volume, dataclasses.replace(outcome, volume=calibrate.evened(outcome.volume, shading)), scan, series)
             for volume, outcome, scan, series in outcomes
@@ -214,6 +233,7 @@ class Job:
         maps = prepared.calibration.maps if prepared is not None else self._maps(scan)
         ready = calibrated(scan, maps, settings, journal, prepared)
         outcome = reconstruct(ready, settings, journal)
+        outcome = trust.announced(outcome, ready, settings, journal, sum(d.basis.held for d in self.doubted))
         found = [(outcome, scan, 1)]
         if settings.baseline and outcome.method == "unrolled":
             classical = reconstruct(ready, dataclasses.replace(settings, method="l1"), journal)
@@ -269,14 +289,6 @@ class Job:
         if offset:
             self.journal.note("several slices carry the same position: each goes into a series of its own")
         return series + 5 * int(volume.key[0]) + offset
-
-
-def shown(items: Iterable[object], expected: Ahead) -> Iterator[object]:
-    """The same items, the imaging readouts among them shown to the work done ahead."""
-    for item in items:
-        if isinstance(item, Readouts) and not item.flagged(*APART).any():
-            expected.offer(item.data)
-        yield item
 
 
 def noise_bandwidth(header: ismrmrd.xsd.ismrmrdHeader) -> float:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 QUIET_S = 5.0  # without a whole message: such a scan keeps nobody else from being reconstructed
 RETRIES: tuple[dict[str, str], ...] = (
     {},
-    {"method": "gridding"},
+    {"method": "gridding", "trust": "none"},
 )  # a worker that dies twice over a scan gets the simplest method
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+TRUST = ("none", "residual", "disagreement", "both")
 METHODS = ("unrolled", "llr", "l1", "cg", "gridding")
 UNITS = ("auto", "cycles/voxel", "cycles/FOV", "1/m", "rad/m", "rad/voxel")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -46,6 +47,7 @@ class Settings:
     phase: bool = setting(False, "send phase images as well")
     complex: bool = setting(False, "send complex images as well")
     residual: bool = setting(False, "measure how far the image is from the data, shell by shell of k-space")
+    trust: str = setting("none", "send further series that show where the image is doubtful", TRUST)
     layout: str = setting("slices", "2D images, one 3D image, or both", ("slices", "volume", "both"))
 
     def __post_init__(self) -> None:

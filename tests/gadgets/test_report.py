@@ -134,6 +134,20 @@ def test_a_replayed_scan_is_shown_beside_another_method_with_residual_and_times(
     assert cg < 0.5 * gridding
 
 
+def test_maps_of_doubt_have_a_section_of_their_own_and_are_no_reconstructions(made):
+    words = ["replay", str(made / "s.h5"), "-o", str(made / "c.h5"), "--method", "cg", "--trust", "both"]
+    assert main(words) == 0
+    truth = ["--truth", str(made / "t.npz")]
+    assert main(["report", str(made / "c.h5"), "-o", str(made / "r.html"), *truth]) == 0
+    page = (made / "r.html").read_text()
+    part = page[page.index("Where the image is doubtful") :]
+    for kind in ("residual", "disagreement"):
+        assert f"koosh cg {kind}, axial" in part
+        assert page.count(f"koosh cg {kind}, axial") == 2  # a picture's words and its caption
+        assert f"<th>koosh cg {kind}</th>" not in page
+    assert "series 40" in page
+
+
 def test_times_are_taken_from_the_images_and_nonsense_in_their_place_is_left_out():
     from koosh_gadgets.imagefile import Series
     from koosh_gadgets.report.gather import shown_series

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 
 from koosh_gadgets.dicom.anatomy import UNPAIRED
-from koosh_gadgets.dicom.describe import Subject, base, comments, derivation, numbers, window
+from koosh_gadgets.dicom.describe import DERIVED_CONTRAST, Subject, base, comments, derivation, numbers, window
 from koosh_gadgets.dicom.text import decimal
 from koosh_gadgets.dicom.uids import derived_uid
 
@@ -42,6 +42,8 @@ def _series(subject: Subject) -> Dataset:
     data = base(subject)
     data.SOPClassUID = MRImageStorage
     data.ImageType = ["DERIVED", "PRIMARY", "PHASE MAP" if subject.is_phase else "OTHER"]
+    if subject.map in DERIVED_CONTRAST:
+        data.ImageType = ["DERIVED", "SECONDARY", "OTHER", subject.map.upper()]
     data.AcquisitionDate, data.AcquisitionTime = data.SeriesDate, data.SeriesTime
     data.ContentDate, data.ContentTime = data.SeriesDate, data.SeriesTime
     _sequence(subject, data)

@@ -22,6 +22,7 @@ from koosh_gadgets.imagefile import Series
 
 log = logging.getLogger(__name__)
 
+DERIVED_CONTRAST = {"residual": "SUBTRACTION", "disagreement": "STD_DEVIATION"}  # PS3.3 C.8.16.1.4, by kind of map
 WARNING = "NOT FOR DIAGNOSTIC USE"
 UID_KEYWORDS = ("StudyInstanceUID", "FrameOfReferenceUID")
 PATIENT_AND_STUDY = (
@@ -61,6 +62,11 @@ class Subject:
     def is_phase(self) -> bool:
         """True for a map of phases."""
         return self.source.kind == "phase"
+
+    @property
+    def map(self) -> str:
+        """What a map beside an image shows (residual, disagreement), "" for an image."""
+        return self.source.meta.get("koosh_map", "")
 
     @property
     def thickness(self) -> float:

@@ -10,7 +10,17 @@ from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage
 
 from koosh_gadgets.dicom.anatomy import region
-from koosh_gadgets.dicom.describe import Subject, base, code, comments, derivation, numbers, real_world, window
+from koosh_gadgets.dicom.describe import (
+    DERIVED_CONTRAST,
+    Subject,
+    base,
+    code,
+    comments,
+    derivation,
+    numbers,
+    real_world,
+    window,
+)
 from koosh_gadgets.dicom.text import cleaned, decimal
 from koosh_gadgets.dicom.uids import derived_uid
 
@@ -40,7 +50,7 @@ def _series(subject: Subject) -> Dataset:
     data.AcquisitionNumber = 1
     data.ContentDate, data.ContentTime = data.SeriesDate, data.SeriesTime
     data.AcquisitionDateTime = data.SeriesDate + data.SeriesTime
-    data.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
+    data.ImageType = ["DERIVED", "PRIMARY", "VOLUME", DERIVED_CONTRAST.get(subject.map, "NONE")]
     data.ComplexImageComponent = "PHASE" if subject.is_phase else "MAGNITUDE"
     data.ContentQualification = "RESEARCH"
     data.ApplicableSafetyStandardAgency = "IEC"  # must be named; IEC 60601-2-33 binds every MR scanner

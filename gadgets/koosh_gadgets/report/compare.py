@@ -19,6 +19,7 @@ def alone(settings: Settings) -> Settings:
     """The settings for one magnitude image and nothing else beside it."""
     return dataclasses.replace(
         settings, dicom="", preview=False, baseline=False, phase=False, complex=False, time_limit=0.0, residual=True,
+        trust="none",
         layout="slices",
     )  # fmt: skip
 

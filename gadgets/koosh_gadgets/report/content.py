@@ -35,6 +35,22 @@ class Shown:
 
 
 @dataclass(frozen=True, eq=False)
+class Mapped:
+    """Where an image is doubtful.
+
+    title   of its column
+    volume  (z, y, x) or (y, x)
+    top     what is drawn brightest
+    shows   what it is, in words
+    """
+
+    title: str
+    volume: np.ndarray
+    top: float
+    shows: str
+
+
+@dataclass(frozen=True, eq=False)
 class Measured:
     """Pictures of a non-Cartesian scan.
 
@@ -57,6 +73,7 @@ class Content:
     """Everything a page shows.
 
     truth     (z, y, x) magnitude, None where unknown
+    maps      of where an image is doubtful, each on a fixed scale
     measured  pictures of the scan, None where there is none or it is Cartesian
     """
 
@@ -66,3 +83,4 @@ class Content:
     truth: np.ndarray | None = None
     measured: Measured | None = None
     warnings: Sequence[str] = ()
+    maps: Sequence[Mapped] = ()

@@ -13,7 +13,7 @@ from koosh_gadgets import units
 from koosh_gadgets.convert.recording import SERIES, Recording, read_recording
 from koosh_gadgets.files import open_scan
 from koosh_gadgets.imagefile import Series, read_series
-from koosh_gadgets.report.content import Content, Measured, Shown
+from koosh_gadgets.report.content import Content, Mapped, Measured, Shown
 from koosh_gadgets.survey import kinds, survey
 
 NAMES = {
@@ -21,7 +21,7 @@ NAMES = {
     "koosh_weights": "weights", "koosh_weights_sha256": "sha256 of the weights", "koosh_readouts": "readouts",
     "koosh_complete": "complete", "koosh_acceleration": "acceleration", "koosh_notes": "notes",
     "koosh_trajectory_unit": "trajectory unit", "koosh_residual": "residual of all samples",
-    "koosh_memory": "memory", "koosh_plan": "plan",
+    "koosh_memory": "memory", "koosh_plan": "plan", "koosh_trust": "maps of doubt",
 }  # fmt: skip
 TIME = re.compile(r"([^,]+?) (\d+\.?\d*)\+(\d+\.?\d*) s(?:, |$)")
 
@@ -54,7 +54,9 @@ def gathered(
     beside  further reconstructions to compare them with
     """
     series = [part for path in images for part in read_series(path)]
-    shown = [shown_series(part, truth) for part in (*series, *beside) if part.kind == "magnitude"]
+    found = [part for part in (*series, *beside) if part.kind == "magnitude"]
+    maps = tuple(mapped(part) for part in found if "koosh_map" in part.meta)
+    shown = [shown_series(part, truth) for part in found if "koosh_map" not in part.meta]
     notes = dict.fromkeys(one.facts["notes"] for one in shown if "notes" in one.facts)
     facts: dict[str, str] = {}
     measured = None
@@ -64,7 +66,16 @@ def gathered(
     if truth is not None and not fits:
         sizes = {one.volume.shape for one in shown}
         notes[f"the truth has {truth.image.shape} voxels and the images {sizes}: no comparison"] = None
-    return Content(title, shown, facts, truth.image if truth is not None and fits else None, measured, tuple(notes))
+    known = truth.image if truth is not None and fits else None
+    return Content(title, shown, facts, known, measured, tuple(notes), maps)
+
+
+def mapped(part: Series) -> Mapped:
+    """A map of where an image is doubtful as the page shows it, of a series its first frame."""
+    top, white, slope = (float(part.meta.get(k, 1)) for k in ("koosh_map_top", "koosh_map_white", "RescaleSlope"))
+    volume = part.frames[0][0] if part.frames.shape[1] == 1 else part.frames[0]
+    title = part.meta.get("SeriesDescription", f"series {part.number}")
+    return Mapped(title, volume, top * white / slope, part.meta.get("koosh_map_shows", part.meta["koosh_map"]))
 
 
 def shown_series(part: Series, truth: Truth | None) -> Shown:

@@ -50,6 +50,8 @@ def page(content: Content) -> str:
     if any(one.scores for one in content.shown):
         body.append("<h2>Against the truth</h2>" + parts.scores(content.shown))
     body.append("<h2>Images</h2>" + parts.images(content))
+    if content.maps:
+        body.append("<h2>Where the image is doubtful</h2>" + parts.doubts(content.maps))
     if any(one.residual for one in content.shown):
         body.append("<h2>Residual in k-space</h2>" + parts.residuals(content.shown))
     if any(one.times for one in content.shown):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from koosh_gadgets.report import pictures
-from koosh_gadgets.report.content import Content, Measured, Shown
+from koosh_gadgets.report.content import Content, Mapped, Measured, Shown
 from koosh_gadgets.report.plots import Curve, plot, spokes
 
 ERROR_GAIN = 5
@@ -16,6 +16,10 @@ RESIDUAL = (
     "The part of the measured samples that an image and its coil maps do not explain, by distance from the centre of "
     "k-space. What lies above the noise is missing from the image, or wrong in maps or trajectory; what lies below it "
     "is noise in the image."
+)
+DOUBTS = (
+    "White is a tenth of the image's bright end. Neither map is the error: what all of the data get wrong alike, or do "
+    "not see, stays dark."
 )
 TIMES = (
     "Seconds while the scan ran (green) and after its last readout (orange). Of a recorded scan, reading the file "
@@ -78,6 +82,16 @@ def errors(columns: Sequence[tuple[str, np.ndarray]], plane: str, top: float) ->
         )
         for title, volume in columns[:-1]
     ]
+
+
+def doubts(maps: Sequence[Mapped]) -> str:
+    """The maps of where an image is doubtful, in the planes of the images."""
+    rows = [
+        row([figure(pictures.heat(pictures.cut(m.volume, plane), m.top), f"{m.title}, {plane}") for m in maps])
+        for plane in (pictures.PLANES if maps[0].volume.ndim == 3 else pictures.PLANES[:1])
+    ]
+    words = "".join(f"<p>{text(m.title)}: {text(m.shows)}.</p>" for m in maps)
+    return f"{words}<p>{DOUBTS}</p>{''.join(rows)}"
 
 
 def row(cells: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.known import Known, Listed, described
 from koosh_gadgets.stages.prepared import Block, Calibration, Plan, Prepared, block, calibration, digest, kernel
+from koosh_gadgets.stages.trajectory import APART
+from koosh_gadgets.wire.readouts import Readouts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,6 +169,14 @@ class Ahead:
         weights = self.weights()
         with self.journal.timed("problem"):
             return block(plan, weights, kspace, at, found)
+
+
+def shown(items: Iterable[object], expected: Ahead) -> Iterator[object]:
+    """The same items, the imaging readouts among them shown to the work done ahead."""
+    for item in items:
+        if isinstance(item, Readouts) and not item.flagged(*APART).any():
+            expected.offer(item.data)
+        yield item
 
 
 def same(blocks: Sequence[Block | None], k: int, kspace: Tensor) -> bool:

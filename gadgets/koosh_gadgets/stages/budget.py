@@ -84,6 +84,19 @@ def peak(size: Size, method: str, cut: Cut = WHOLE) -> int:
     return max(needs(size, method, cut).values())
 
 
+def beside_parts(size: Size) -> int:
+    """Bytes that stay while parts of a scan are reconstructed: the scan, its kernel, the image, those of the parts."""
+    return 8 * size.coils * size.samples + 8 * KERNEL * size.inside + 4 * 8 * size.voxels
+
+
+def doubt(size: Size, kind: str, method: str, cut: Cut = WHOLE) -> int:
+    """Bytes at the peak of making a map of where an image by `method` is doubtful: residual or disagreement."""
+    if kind == "residual":
+        return needs(size, "cg", cut)["solve cg"] + 3 * 8 * size.voxels
+    stages = needs(size, method, cut)
+    return beside_parts(size) + max(stages["problem"], stages[f"solve {method}"])
+
+
 def cut_for(size: Size, method: str, budget: int) -> Cut | None:
     """The fastest division of the work that fits into `budget` bytes (0: any); None where none does."""
     return next((cut for cut in CUTS if not budget or peak(size, method, cut) <= budget), None)

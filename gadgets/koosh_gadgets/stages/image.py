@@ -39,6 +39,7 @@ class Result:
     meta       further keys: method, weights, notes
     first      image_index of its first image
     top        magnitude that is given a fixed grey level, 0: the volume's own; frames of a series share one
+    white      share of `top` that is shown white, from 0; 0: window by percentiles
     """
 
     volume: np.ndarray
@@ -49,6 +50,7 @@ class Result:
     meta: dict[str, str] = field(default_factory=dict)
     first: int = 0
     top: float = 0.0
+    white: float = 0.0
 
     @property
     def zyx(self) -> np.ndarray:
@@ -79,13 +81,15 @@ def images(result: Result, form: Format) -> Iterator[ismrmrd.Image]:
     if not np.isfinite(result.volume).all():
         raise ValueError("the reconstructed image contains NaN or Inf")
     for kind in form.kinds:
-        pixels, scaling = scaled(result.zyx, kind, form.dialect, result.top)
+        pixels, scaling = scaled(result.zyx, kind, form.dialect, result.top, result.white)
         for layout in ("slices", "volume") if form.layout == "both" else (form.layout,):
             offset = SERIES_STEP[kind] + (300 if layout == "volume" and form.layout == "both" else 0)
             yield from _cut(result, pixels, scaling, kind, offset, layout, form.dialect)
 
 
-def scaled(volume: np.ndarray, kind: str, dialect: str, top: float = 0.0) -> tuple[np.ndarray, dict[str, str]]:
+def scaled(
+    volume: np.ndarray, kind: str, dialect: str, top: float = 0.0, white: float = 0.0
+) -> tuple[np.ndarray, dict[str, str]]:
     """Pixels of the whole volume under one scale, and the keys that undo it (and set the window)."""
     if kind == "complex":
         return volume.astype(np.complex64), {}
@@ -96,7 +100,7 @@ def scaled(volume: np.ndarray, kind: str, dialect: str, top: float = 0.0) -> tup
     magnitude = np.abs(volume)
     slope = (top or brightness(magnitude)) / BRIGHT
     pixels = np.minimum(np.rint(magnitude / slope), GREY)
-    low, high = np.quantile(pixels, [0.02, 0.995])
+    low, high = (0.0, white * BRIGHT) if white else np.quantile(pixels, [0.02, 0.995])
     width = max(1.0, float(high - low))
     return as_type(pixels, dialect), keys(slope, 0.0, float(low) + width / 2, width)
 
@@ -181,11 +185,13 @@ def position(result: Result, piece: int | None, dialect: str) -> list[float]:
 def meta(result: Result, kind: str) -> dict[str, str | list[str]]:
     """Description, orientation and provenance for Gadgetron's and for FIRE's readers."""
     name = result.name if kind == "magnitude" else f"{result.name} {kind}"
-    comment = "; ".join([NOTICE, *([result.meta["koosh_notes"]] if result.meta.get("koosh_notes") else [])])
+    told = (result.meta.get("koosh_map_shows"), result.meta.get("koosh_notes"))
+    comment = "; ".join([NOTICE, *(text for text in told if text)])
+    role = ("SECONDARY", result.meta["koosh_map"].upper()) if "koosh_map" in result.meta else ("PRIMARY", "NONE")
     place = result.geometry
     return {
         "DataRole": "Image",
-        "ImageType": "DERIVED\\PRIMARY\\M\\NONE" if kind != "phase" else "DERIVED\\PRIMARY\\P\\NONE",
+        "ImageType": f"DERIVED\\{role[0]}\\{'P' if kind == 'phase' else 'M'}\\{role[1]}",
         "SeriesDescription": name,
         "SeriesDescriptionAdditional": name,
         "SequenceDescriptionAdditional": name,
@@ -206,8 +212,9 @@ def rescaled(image: ismrmrd.Image, kinds: tuple[str, ...]) -> Iterator[ismrmrd.I
     if not np.iscomplexobj(image.data):
         yield image
         return
-    for kind in kinds:
-        pixels, scaling = scaled(image.data, kind, "gadgetron")
+    top, white = (float(image.meta.get(name, 0)) for name in ("koosh_map_top", "koosh_map_white"))
+    for kind in ("magnitude",) if top else kinds:
+        pixels, scaling = scaled(image.data, kind, "gadgetron", top, white)
         head = image.getHead()
         head.image_type = TYPES[kind]
         head.image_series_index = (head.image_series_index + SERIES_STEP[kind]) & 0xFFFF

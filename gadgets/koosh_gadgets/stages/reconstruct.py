@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from koosh_gadgets.stages.trust import Basis
     from koosh_models.calibration.maps import CoilMaps
     from koosh_models.physics.operator import Apply
     from koosh_models.physics.problem import LinearProblem
@@ -36,12 +37,14 @@ class Outcome:
 
     reason  why `method` is not the one that was asked for, or ""
     facts   further keys for the image's meta
+    basis   of the maps of where it is doubtful that are to follow
     """
 
     volume: Tensor
     method: str
     reason: str = ""
     facts: dict[str, str] = field(default_factory=dict)
+    basis: Basis | None = None
 
 
 @dataclass(frozen=True, eq=False)
