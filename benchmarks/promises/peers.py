@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import re
 import resource
@@ -18,6 +19,7 @@ from koosh_gadgets.server import Server
 from koosh_gadgets.wire.errors import Malformed, TooLarge, WireError
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.limits import Limits
+from tests.fakes.cable import cut_cable
 from tests.fakes.hostile import GIANTS, consume, drip, giant, mutate
 from tests.fakes.pipes import connection_of
 from tests.fakes.site import exchange, reset, running, until
@@ -168,7 +170,19 @@ def slow(full: bool) -> Found:
     more = 100 * (statistics.median(b / a for a, b in zip(alone, beside, strict=True)) - 1)
     ends = limits_kept()
     text = f"four scans beside a slow and a silent client take {more:+.1f} % (median of {len(alone)} pairs); {ends}"
-    return Found(max(beside) < float("inf") and "not" not in ends, text, more < 10)
+    found, pulled = cable() if full else (True, "")
+    return Found(max(beside) < float("inf") and "not" not in ends and found, text + pulled, more < 10)
+
+
+def cable() -> tuple[bool, str]:
+    """Whether a peer whose cable is pulled is found in about a minute, and holds up nobody until then."""
+    if os.geteuid():
+        return True, "; a cable can be pulled by root alone"
+    with folder() as home:
+        seen = cut_cable(home)
+    text = f"; a pulled cable is found after {seen.silent_s:.0f} s in a silent scan, {seen.busy_s:.0f} s with data on "
+    text += f"their way, all of the scan kept: {seen.kept}"
+    return max(seen.silent_s, seen.busy_s) < 90 and seen.kept and seen.alive and seen.others == 16, text
 
 
 def limits_kept() -> str:

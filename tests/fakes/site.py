@@ -32,7 +32,7 @@ def running(tmp_path, **changes):
         yield server
     finally:
         server.stopping.set()
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
 
 
@@ -42,7 +42,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def exchange(port: int, stream: list[bytes], half_close: bool = False, wait: float = 60.0) -> Answer:
+def exchange(port: int, stream: list[bytes], half_close: bool = False, wait: float = 240.0) -> Answer:
     """Send everything, read everything up to close or the end of the stream."""
     with socket.create_connection(("127.0.0.1", port), timeout=wait) as sock:
         answer = Answer()
@@ -80,7 +80,7 @@ def keep(number: int, raw: memoryview, answer: Answer) -> None:
         answer.images.append(item)
 
 
-def until(condition, seconds: float = 30.0) -> bool:
+def until(condition, seconds: float = 120.0) -> bool:
     """Whether the condition came true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

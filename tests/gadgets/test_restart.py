@@ -88,7 +88,7 @@ def test_a_killed_server_finds_every_readout_it_had_received(seed, start, tmp_pa
     if seed:
         return
     process, port = start(tmp_path)
-    assert until(lambda: list((tmp_path / "spool").glob("*.h5")), 60)
+    assert until(lambda: list((tmp_path / "spool").glob("*.h5")))
     (path,) = (tmp_path / "spool").glob("*.h5")
     found = read_images(path)
     assert found[0].meta["koosh_readouts"] == f"{sent - 2} of 64"
@@ -103,7 +103,7 @@ def test_a_server_killed_after_the_last_readout_makes_the_same_image_later(start
         assert until(lambda: recorded_messages(tmp_path) == STREAM)
         end(process)
     process, port = start(tmp_path)
-    assert until(lambda: list((tmp_path / "spool").glob("*.h5")), 60)
+    assert until(lambda: list((tmp_path / "spool").glob("*.h5")))
     (path,) = (tmp_path / "spool").glob("*.h5")
     want, _ = run(point_scan())
     assert [im.data.tobytes() for im in read_images(path)] == [im.data.tobytes() for im in want]
@@ -117,12 +117,12 @@ def test_a_stopping_server_finishes_its_scan_and_takes_no_more(start, tmp_path):
             sock.sendall(raw)
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        assert until(lambda: not reachable(port), 5)
+        assert until(lambda: not reachable(port))
         for raw in STREAM[40:]:
             sock.sendall(raw)
         answer = Answer()
         reader = threading.Thread(target=listen, args=(sock, answer, 60.0))
         reader.start()
-        reader.join(60)
+        reader.join(240)
     assert len(answer.images) == 16
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0

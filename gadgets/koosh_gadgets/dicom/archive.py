@@ -15,6 +15,8 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 
+from koosh_gadgets.dicom.gate import steady
+
 SIZE = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
 TAGS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 # result source and reason of a permanent rejection (PS3.8, table 9-21)
@@ -123,7 +125,7 @@ def association(archive: Archive, contexts: Sequence[tuple[str, str]]) -> Iterat
     if not opened.is_established:
         raise _why(opened, archive)
     try:
-        yield opened
+        yield steady(opened)
     except BaseException:
         opened.abort()
         raise

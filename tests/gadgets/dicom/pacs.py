@@ -41,7 +41,7 @@ class Pacs:
 
     @property
     def archive(self) -> Archive:
-        return Archive("127.0.0.1", self.port, "PACS", timeout_s=5)
+        return Archive("127.0.0.1", self.port, "PACS", timeout_s=20)
 
     def store(self, event: evt.Event) -> int:
         with self.lock:

@@ -11,6 +11,7 @@ from koosh_gadgets.dicom import outbox as module
 from koosh_gadgets.dicom.archive import Archive
 from koosh_gadgets.dicom.outbox import Outbox
 from koosh_gadgets.dicom.write import write_series
+from tests.fakes.site import until
 from tests.gadgets.dicom.pacs import QUIET, Pacs, free_port
 from tests.gadgets.dicom.samples import header, series
 
@@ -20,13 +21,6 @@ pytestmark = QUIET
 @pytest.fixture
 def files(tmp_path):
     return write_series(series(), tmp_path / "images")
-
-
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_entries_leave_once_the_archive_has_them(tmp_path, files):
@@ -59,7 +53,7 @@ def test_nothing_is_lost_while_the_archive_is_down_and_all_arrives_when_it_is_up
         time.sleep(0.5)
         assert len(box.entries()) == 2
         with Pacs().running(port) as pacs:
-            until(lambda: not box.entries())
+            assert until(lambda: not box.entries())
     assert len(pacs.held) == 14
 
 
@@ -67,7 +61,7 @@ def test_what_was_waiting_when_the_process_ended_is_sent_by_the_next(tmp_path, f
     port = free_port()
     Outbox(tmp_path / "box", Archive("127.0.0.1", port, "PACS")).put(files)
     with Pacs().running(port) as pacs, Outbox(tmp_path / "box", pacs.archive).sending() as box:
-        until(lambda: not box.entries())
+        assert until(lambda: not box.entries())
     assert len(pacs.held) == 7
 
 
