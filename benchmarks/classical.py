@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import bart, peers
+from benchmarks import peers
 from benchmarks.problem import Case, cpu_seconds, one_thread, radial
 from benchmarks.report import Row, arguments, command, show
-from koosh_models.baselines import classical
+from koosh_models.baselines import bart, classical
 from koosh_models.metrics import psnr
 from koosh_models.physics import toeplitz
 from koosh_models.physics.mri import non_cartesian
@@ -20,7 +20,7 @@ from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.sense import PairNormal, Sense, SenseNormal
 
 OURS_LAMBDAS = (0.006, 0.009, 0.013, 0.018)
-BART_LAMBDAS = ("0.01", "0.015", "0.02")
+BART_LAMBDAS = (0.01, 0.015, 0.02)
 THIS = "benchmarks.classical"
 
 
@@ -85,7 +85,7 @@ def iterative(case: Case, size: int) -> list[Row]:
         Row(f"L1-wavelet, {size}^3: ours, with set-up", l1[1], "s", "", None, command(THIS)),
     ]
     if bart.installed():
-        bart.export(case, folder)
+        bart.export(case.scan, case.maps, folder)
         rows += beside_bart(case, folder, size, (score(case, cg), cg_time), (l1[0], l1[1]))
     return rows
 
@@ -99,7 +99,7 @@ def beside_bart(case: Case, folder: Path, size: int, cg: tuple[float, float], l1
     """BART's rows and the ratios."""
     theirs = bart.pics(folder, ["-l2", "-r", "0", "-i", "10"])
     tuned = max(
-        ((score(case, run.image), run.seconds, r) for r in BART_LAMBDAS for run in [wavelet_run(folder, r)]),
+        ((score(case, run.image), run.seconds, r) for r in BART_LAMBDAS for run in [bart.l1_wavelet(folder, r)]),
         key=lambda entry: entry[0],
     )
     gap, ratio = cg[0] - score(case, theirs.image), theirs.seconds / cg[1]
@@ -126,11 +126,6 @@ def beside_bart(case: Case, folder: Path, size: int, cg: tuple[float, float], l1
         ),
         Row("BART peak memory", theirs.megabytes, "MB", "", None, command(THIS)),
     ]
-
-
-def wavelet_run(folder: Path, weight: str) -> bart.Run:
-    """BART's FISTA as tuned on heads: 30 iterations, step from the largest eigenvalue."""
-    return bart.pics(folder, ["-R", f"W:7:0:{weight}", "-e", "-i", "30"])
 
 
 def main() -> None:

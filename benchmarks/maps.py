@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import bart
 from benchmarks.problem import Case, one_thread, radial
 from benchmarks.report import Row, arguments, command, show
+from koosh_models.baselines import bart
 from koosh_models.calibration import density
 from koosh_models.calibration.maps import CoilMaps, angle
 from koosh_models.reconstruction import MAPS, calibrate
@@ -86,7 +86,7 @@ def beside_bart(case: Case, name: str, size: int) -> list[Row]:
     """BART: least-squares gridding of the centre, then ecalib."""
     with tempfile.TemporaryDirectory(prefix="koosh-bart-") as made:
         folder = Path(made)
-        bart.export(case, folder)
+        bart.export(case.scan, case.maps, folder)
         small = min(size, 32)
         dims = ":".join([str(small)] * 3)
         start = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import logging
 import resource
 from collections.abc import Iterator
@@ -114,6 +116,20 @@ def peak() -> int:
     with contextlib.suppress(OSError, KeyError, ValueError):
         return table(Path("/proc/self/status"))["VmHWM"] << 10
     return most()
+
+
+def peak_of(pid: int) -> int:
+    """The most bytes another process had in memory since it was started, 0 where that can't be seen."""
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        return table(Path(f"/proc/{pid}/status"))["VmHWM"] << 10
+    return 0
+
+
+def give_back() -> None:
+    """Give freed memory that the heap keeps back to the system, where the C library can."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def most() -> int:

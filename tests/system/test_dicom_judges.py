@@ -25,6 +25,8 @@ SOURCES = {
     "negative": lambda: series(volume=phantom((7, 10, 13)) - 1999.5),
     "over 32767": lambda: series(volume=phantom((7, 10, 13)) + 61000),
     "phase": lambda: series(kind="phase", volume=(phantom((7, 10, 13)) - 2000) / 700),
+    "residual": lambda: series(meta={**META, "koosh_map": "residual"}),
+    "disagreement": lambda: series(meta={**META, "koosh_map": "disagreement"}),
     "odd": lambda: Series(phantom((3, 95, 97)), Geometry((3, 95, 97), (6.0, 95, 97)), META, header()),
     "one plane": lambda: Series(phantom((9, 5)), Geometry((9, 5), (90.0, 40.0), slice_mm=4.0), META, header()),
     "frames": lambda: Series(phantom((3, 4, 6, 5)), Geometry((4, 6, 5), (8.0, 6, 5)), META, header(), frame_ms=40),

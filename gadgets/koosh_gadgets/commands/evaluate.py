@@ -29,10 +29,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="name, file or run folder; none: the methods alone")
     p.add_argument("--recipe", help="whose data is used; that of the first network where not given")
     p.add_argument("--data", metavar="FOLDER", help="of volumes (.npz) instead of the recipe's")
-    p.add_argument("--against", metavar="LIST", help="classical methods: gridding,cg,l1; osem,map for PET (all)")
+    p.add_argument(
+        "--against",
+        metavar="LIST",
+        help="classical methods: gridding,cg,l1 (these), l1-default, bart; osem,map for PET",
+    )
     p.add_argument(
         "--benchmark", action="store_true",
-        help="R = 4 to 20, 8 coils, 2 %% noise, and groups unlike training: paired differences, worst cases, spheres",
+        help="R = 4 to 20, 8 coils, 2 %% noise, inserted lesions, groups unlike training: paired differences, worst cases",
     )  # fmt: skip
     p.add_argument("--only", nargs="+", metavar="GROUP", help="of the benchmark, such as 'R = 12'")
     p.add_argument("--cache", type=Path, metavar="FOLDER", help="of the benchmark's cases, made once")
@@ -131,10 +135,11 @@ def conditions(data: Data, arguments: argparse.Namespace) -> Data:
 def benchmark(arguments: argparse.Namespace, networks: dict[str, Unrolled], data: Data) -> int:
     """Run the groups, print their tables; every row is written as soon as it is there."""
     from koosh_models.training import benchmark as bench
+    from koosh_models.training.benchmark_groups import groups
     from koosh_models.training.benchmark_tables import shown
     from koosh_models.training.report import page
 
-    chosen = bench.groups(data, arguments.cases or CASES)
+    chosen = groups(data, arguments.cases or CASES)
     if unknown := sorted(set(arguments.only or ()) - {g.title for g in chosen}):
         raise ValueError(f"no group {', '.join(unknown)}; known: {', '.join(g.title for g in chosen)}")
     chosen = [g for g in chosen if not arguments.only or g.title in arguments.only]

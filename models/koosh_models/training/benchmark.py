@@ -1,123 +1,38 @@
-"""Networks beside the classical methods on held-out subjects: groups of cases, paired differences, lesions."""
+"""Networks beside the classical methods on held-out subjects: numbers of each case, paired differences, lesions."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from koosh_models import metrics, private
+from koosh_models import memory, metrics
+from koosh_models.baselines import bart, classical
 from koosh_models.networks.unrolled import Unrolled
-from koosh_models.simulation.lesions import with_spheres
-from koosh_models.simulation.phantoms import Phantom
-from koosh_models.training.cases import Alter, Case, draw, read_case, sources, write_case
-from koosh_models.training.tables import Data
-from koosh_models.training.validate import classic, tuned
-from koosh_models.training.volumes import Source
+from koosh_models.training.benchmark_groups import Group, cases_of
+from koosh_models.training.cases import Case
+from koosh_models.training.findings import invented, spots
+from koosh_models.training.validate import L1_WEIGHTS, classic, tuned
 
-ACCELERATIONS = (4, 8, 12, 16, 20)
-MAIN = 12
 METHODS = ("gridding", "cg", "l1")
-BODY = ("knee", "chest", "abdomen", "vessels")
-DIAMETER = 4.0  # voxels, of the inserted spheres and of the blobs that count as invented
-SPHERES = 20  # a case
-FAINTEST = 0.2  # contrast of the faintest inserted sphere
-SMALLEST = 8  # voxels that an inserted sphere changed at least
-TISSUE = 0.25  # of the 99th percentile: what lies below is too dark to judge a blob's contrast in
-
-
-@dataclass(frozen=True)
-class Group:
-    """Cases of one kind.
-
-    title    as printed
-    data     how they are simulated
-    numbers  of the cases
-    known    sources they are drawn from; None: the held-out subjects
-    alter    what is changed in the anatomy
-    """
-
-    title: str
-    data: Data
-    numbers: range
-    known: tuple[Source, ...] | None = None
-    alter: Alter | None = None
-
-
-def groups(data: Data, cases: int) -> list[Group]:
-    """R = 12 with all `cases`, a fifth of them at every other acceleration and in each group out of domain."""
-    few = range(max(1, cases // 5))
-    out = [
-        Group(f"R = {speed}", at(data, acceleration=float(speed)), range(cases) if speed == MAIN else few)
-        for speed in ACCELERATIONS
-    ]
-    data = at(data, acceleration=float(MAIN))
-    bodies = tuple(Source(name, f"phantom-{name}-held-out", "validation") for name in BODY)
-    out += [
-        Group("spheres inserted", data, range(100, 100 + len(few)), alter=spheres),
-        Group("body, knee, vessels", data, few, bodies),
-        Group("half spokes (UTE)", at(data, trajectory=("ute3d",)), few),
-        Group("4 coils", at(data, coils=4), few),
-        Group("16 coils", at(data, coils=16), few),
-        Group("noise 6 %", at(data, noise=0.06), few),
-        Group("no noise", at(data, noise=0.0), few),
-        Group("off-resonance 60 Hz", at(data, off_resonance_hz=(60.0, 60.0)), few),
-        Group("motion 1 voxel, 1 degree", at(data, motion_voxels=(1.0, 1.0), motion_degrees=(1.0, 1.0)), few),
-    ]
-    return out
-
-
-def at(data: Data, **changes: object) -> Data:
-    """The data with other validation conditions; R = 12, 8 coils and 2 % noise where not given."""
-    named = {name: f"validation_{name}" for name in ("acceleration", "noise", "coils")}
-    return Data.model_validate({**data.model_dump(), **{named.get(k, k): v for k, v in changes.items()}})
-
-
-def spheres(body: Phantom, number: int) -> Phantom:
-    """The anatomy with small spheres in it, by the number of the case."""
-    return with_spheres(body, number, SPHERES, DIAMETER, (FAINTEST, 0.5))[0]
-
-
-def cases_of(group: Group, cache: Path | None) -> Iterator[tuple[str, Case, Case | None]]:
-    """Name, case in its object's box, and the same case before anything was inserted into it."""
-    known = list(group.known) if group.known is not None else sources(group.data)
-    for number in group.numbers:
-        case = stored(group, number, known, group.alter, "", cache)
-        plain = None
-        if group.alter is not None:
-            plain = stored(group, number, known, None, "-plain", cache)
-        yield f"{group.title}, {case.name}", case, plain
-
-
-def stored(
-    group: Group, number: int, known: list[Source], alter: Alter | None, suffix: str, cache: Path | None
-) -> Case:
-    """A case from the cache, or made and put there."""
-    if cache is None:
-        return draw(group.data, "validation", number, known, alter).inside()
-    kind = "".join(c if c.isalnum() else "-" for c in group.title)
-    size = "x".join(map(str, group.data.matrix[0]))
-    path = cache / f"{kind}-{size}-{number:03d}{suffix}.safetensors"
-    if not path.is_file():
-        private.folder(cache)
-        write_case(path, draw(group.data, "validation", number, known, alter))
-    return read_case(path).inside()
+BART_WEIGHTS = (0.0025, 0.005, 0.01, 0.02, 0.04)
 
 
 @dataclass(frozen=True)
 class Row:
     """One method on one case.
 
-    values    psnr (dB), ssim, nrmse, hfen; `invented` blobs; `kept` share of the spheres' contrast where there are any
-    seconds   of CPU, once maps and operator are made; of L1-wavelet for one weight
-    spheres   kept share of each inserted sphere
+    values    psnr (dB), ssim, nrmse, hfen; `invented` blobs; `kept` share of the spots' contrast where there are any
+    seconds   of CPU, once maps and operator are made (BART makes its own); of L1-wavelet for one weight
+    spheres   kept share of each inserted spot
+    contrasts of the same spots
+    memory    MiB at the peak, operator included, above what the process held before; of BART its whole process
     """
 
     group: str
@@ -127,90 +42,64 @@ class Row:
     seconds: float
     spheres: tuple[float, ...] = ()
     conditions: dict[str, float | str] = field(default_factory=dict)
+    contrasts: tuple[float, ...] = ()
+    memory: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """An image with its cost."""
+
+    image: Tensor
+    seconds: float
+    memory: float
 
 
 @torch.no_grad()
-def row(group: str, name: str, case: Case, plain: Case | None, method: str, network: Unrolled | None) -> Row:
-    """The numbers of one method on one case."""
+def made(case: Case, method: str, network: Unrolled | None) -> Made:
+    """The image of one method, and what it cost."""
+    if method == "bart":
+        return made_by_bart(case)
+    memory.give_back()
+    before = memory.resident()
+    memory.forget_peak()
     problem = case.problem()
     begun, tries = time.process_time(), 1
     if method == "l1":
-        image, tries = tuned(problem, case)
+        image, tries = tuned(lambda weight: classical.l1_wavelet(problem, weight).image, L1_WEIGHTS, case)
     else:
         image = network(problem) if network is not None else classic(case, problem, method)
     seconds = (time.process_time() - begun) / tries
-    values = metrics.evaluate(image, case.target, case.mask)
-    seen: tuple[float, ...] = ()
+    return Made(image, seconds, (memory.peak() - before) / 2**20)
+
+
+def made_by_bart(case: Case) -> Made:
+    """BART's L1-wavelet with the weight that is best for the truth of the case."""
+    if not bart.installed():
+        raise ValueError("`bart` is not installed (Debian's package bart); leave it out of --against")
+    runs: list[bart.Run] = []
+
+    def image(weight: float) -> Tensor:
+        runs.append(bart.l1_wavelet(folder, weight))
+        return runs[-1].image
+
+    with bart.exported(case.scan, case.maps) as folder:
+        best, _ = tuned(image, BART_WEIGHTS, case)
+    seconds = math.fsum(run.seconds for run in runs) / len(runs)
+    return Made(best, seconds, max(run.megabytes for run in runs))
+
+
+def row(group: str, name: str, case: Case, plain: Case | None, method: str, network: Unrolled | None) -> Row:
+    """The numbers of one method on one case."""
+    found = made(case, method, network)
+    values = metrics.evaluate(found.image, case.target, case.mask)
+    seen = [] if plain is None else spots(found.image, case.target, plain.target, case.mask)
     if plain is None:
-        values["invented"] = float(invented(image, case.target, case.mask))
+        values["invented"] = float(invented(found.image, case.target, case.mask))
     else:
-        seen = tuple(kept(image, case.target, plain.target, case.mask))
-        values["kept"] = math.fsum(seen) / len(seen) if seen else math.nan
-    return Row(group, name, method, values, seconds, seen, case.facts)
-
-
-def kept(image: Tensor, target: Tensor, plain: Tensor, mask: Tensor) -> list[float]:
-    """For each inserted sphere the share of its contrast that the image shows: 1 is all, 0 is none.
-
-    The share that explains `|image| - |plain|` best by `|target| - |plain|` in each sphere, both limited to the ball
-    of k-space that is measured.
-    """
-    seen, wanted, _ = metrics.fitted(image, target, mask)
-    before = plain.abs().double()
-    change = in_ball(wanted - before)
-    error = in_ball(seen - before)
-    places = blobs((wanted - before).abs() > 0.05 * float(wanted.max()) * FAINTEST)
-    out = []
-    for place in places:
-        energy = float(change[place].square().sum())
-        if energy > 0 and len(place[0]) >= SMALLEST:
-            out.append(float((error[place] * change[place]).sum()) / energy)
-    return out
-
-
-def in_ball(image: Tensor) -> Tensor:
-    """The image without the corners of k-space that no radial scan measures."""
-    axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in image.shape]
-    radius = sum(a.reshape([-1 if i == k else 1 for i in range(image.ndim)]).square() for k, a in enumerate(axes))
-    assert isinstance(radius, Tensor)
-    return torch.fft.ifftn(torch.fft.fftn(image) * (radius <= 0.25)).real
-
-
-def invented(image: Tensor, target: Tensor, mask: Tensor) -> int:
-    """Blobs of four voxels whose mean error exceeds half the faintest inserted contrast of the tissue around."""
-    seen, wanted, inside = metrics.fitted(image, target, mask)
-    kernel = ball(DIAMETER).to(wanted)
-    around = mean_over(wanted, kernel)
-    error = mean_over(seen - wanted, kernel).abs()
-    bright = inside & (
-        around > TISSUE * float(torch.quantile(wanted[inside][:: max(1, int(inside.sum()) // 10**6)], 0.99))
-    )
-    return len(blobs(bright & (error > 0.5 * FAINTEST * around)))
-
-
-def ball(diameter: float) -> Tensor:
-    """(z, y, x) weights of a sphere around the middle voxel, sum 1."""
-    side = math.ceil(diameter) // 2 * 2 + 1
-    t = torch.arange(side, dtype=torch.float64) - side // 2
-    inside = (t[:, None, None] ** 2 + t[:, None] ** 2 + t**2 <= (diameter / 2) ** 2).double()
-    return inside / inside.sum()
-
-
-def mean_over(image: Tensor, kernel: Tensor) -> Tensor:
-    """The mean over the kernel around each voxel."""
-    sides = [n // 2 for n in kernel.shape]
-    return functional.conv3d(image[None, None], kernel[None, None], padding=tuple(sides))[0, 0]
-
-
-def blobs(mask: Tensor) -> list[tuple[Tensor, ...]]:
-    """Indices of the voxels of each connected part (faces, edges, corners)."""
-    labels = torch.where(mask, torch.arange(1, mask.numel() + 1).reshape(mask.shape).double(), 0.0)
-    while True:  # each voxel takes the largest number around it until nothing changes
-        spread = torch.where(mask, functional.max_pool3d(labels[None], 3, 1, 1)[0], 0.0)
-        if torch.equal(spread, labels):
-            break
-        labels = spread
-    return [torch.nonzero(labels == number, as_tuple=True) for number in torch.unique(labels).tolist() if number]
+        values["kept"] = math.fsum(s.kept for s in seen) / len(seen) if seen else math.nan
+    kept, contrasts = tuple(s.kept for s in seen), tuple(s.contrast for s in seen)
+    return Row(group, name, method, values, found.seconds, kept, case.facts, contrasts, found.memory)
 
 
 @dataclass(frozen=True)
@@ -257,11 +146,17 @@ def run(
     """Every method and network on every case; what is `done` already is not done again."""
     out = list(done)
     known = {(r.case, r.method) for r in done}
+    warm = False
     for group in chosen:
-        for name, case, plain in cases_of(group, cache):
-            for method in (*against, *networks):
+        methods = [*(group.l1 if method == "l1" else method for method in against), *networks]
+        finished = {name for name, _ in known if all((name, method) in known for method in methods)}
+        for name, case, plain in cases_of(group, cache, finished):
+            for method in methods:
                 if (name, method) in known:
                     continue
+                if not warm:  # libraries that are loaded now are nobody's memory
+                    case.problem()
+                    warm = True
                 out.append(row(group.title, name, case, plain, method, networks.get(method)))
                 if told is not None:
                     told(out[-1])

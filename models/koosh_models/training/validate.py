@@ -38,36 +38,39 @@ class Score:
 
 def tuned_l1(problem: LinearProblem, case: AnyCase) -> Tensor:
     """The L1-wavelet image whose weight is best for this case's truth."""
-    return tuned(problem, case)[0]
+    return tuned(lambda weight: classical.l1_wavelet(problem, weight).image, L1_WEIGHTS, case)[0]
 
 
-def tuned(problem: LinearProblem, case: AnyCase) -> tuple[Tensor, int]:
-    """That image, and how many weights were tried, from the middle of the list outwards."""
-    images: dict[int, Tensor] = {}
+def tuned(make: Callable[[float], Tensor], weights: Sequence[float], case: AnyCase) -> tuple[Tensor, int]:
+    """The image that is best for this case's truth, and how many were made, from the middle of the list outwards."""
+    made: dict[int, tuple[Tensor, float]] = {}
 
     def quality(index: int) -> float:
-        if index not in images:
-            images[index] = classical.l1_wavelet(problem, L1_WEIGHTS[index]).image
-        return metrics.psnr(images[index], case.target, case.mask)
+        if index not in made:
+            image = make(weights[index])
+            made[index] = image, metrics.psnr(image, case.target, case.mask)
+        return made[index][1]
 
-    best = len(L1_WEIGHTS) // 2
+    best = len(weights) // 2
     for way in (1, -1):
-        while 0 <= best + way < len(L1_WEIGHTS) and quality(best + way) > quality(best):
+        while 0 <= best + way < len(weights) and quality(best + way) > quality(best):
             best += way
-    return images[best], len(images)
+    quality(best)
+    return made[best][0], len(made)
 
 
 MRI: dict[str, Callable[[LinearProblem, AnyCase], Tensor]] = {
     "gridding": lambda problem, case: classical.gridding(problem).image,
     "cg": lambda problem, case: classical.cg_sense(problem).image,
     "l1": tuned_l1,
+    "l1-default": lambda problem, case: classical.l1_wavelet(problem).image,
 }
 PET: dict[str, Callable[[EmissionProblem, PetCase], Tensor]] = {"osem": best_osem, "map": best_map}
 
 
 def usual(data: Data) -> tuple[str, ...]:
     """The methods that a network for such data is compared with."""
-    return tuple(MRI if data.pet is None else PET)
+    return ("gridding", "cg", "l1") if data.pet is None else tuple(PET)
 
 
 def classic(case: AnyCase, problem: Problem, method: str) -> Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from koosh_models.baselines import bart
 from koosh_models.simulation.lesions import with_spheres
 from koosh_models.simulation.phantoms import Phantom, phantom
 from koosh_models.training import benchmark
-from koosh_models.training.benchmark import Row, ball, blobs, differences, groups, invented, kept
+from koosh_models.training.benchmark import Row, differences
+from koosh_models.training.benchmark_groups import FREE, bony, groups, inverted
 from koosh_models.training.benchmark_tables import shown
+from koosh_models.training.findings import ball, blobs, invented, spots
 from koosh_models.training.tables import Data
 
 
@@ -35,9 +38,10 @@ def test_spheres_are_kept_whole_half_or_not_at_all(pair):
     body, made, voxels = pair
     half = (made.image + body.image) / 2
     for image, share in ((made.image, 1.0), (half, 0.5), (body.image, 0.0)):
-        found = kept(image, made.image, body.image, body.mask)
+        found = spots(image, made.image, body.image, body.mask)
         assert len(found) == len(voxels)
-        assert sum(found) / len(found) == pytest.approx(share, abs=0.03)
+        assert sum(spot.kept for spot in found) / len(found) == pytest.approx(share, abs=0.03)
+        assert all(0.2 - 1e-6 <= abs(spot.contrast) <= 0.5 + 1e-6 for spot in found)
 
 
 def test_a_blob_of_four_voxels_counts_as_invented_and_noise_or_a_fainter_one_does_not():
@@ -62,8 +66,12 @@ def test_connected_parts_are_found_each_once():
 def rows(gain: float) -> list[Row]:
     values = {"ssim": 0.9, "nrmse": 0.1, "hfen": 0.1}
     mine = [
-        Row("R = 12", f"c{k}", "net", {"psnr": 30 + k + gain + 0.1 * k, **values}, 1.0, (0.9, 1.1)) for k in range(8)
-    ]
+        Row(
+            "R = 12", f"c{k}", "net", {"psnr": 30 + k + gain + 0.1 * k, **values}, 1.0, (0.9, 1.1), {}, (-0.25, 0.45),
+            640.0,
+        )
+        for k in range(8)
+    ]  # fmt: skip
     return mine + [Row("R = 12", f"c{k}", "l1", {"psnr": 30.0 + k, **values}, 2.0, (0.8,)) for k in range(8)]
 
 
@@ -84,10 +92,49 @@ def test_less_error_counts_as_better():
 
 def test_the_tables_name_every_group_method_and_worst_case():
     text = shown(rows(-0.5), ("net",))
-    assert "| R = 12 | 8 | net | 33.35 |" in text
+    assert "| R = 12 | 8 | net | 33.35 | 0.9000 | 0.1000 | 0.1000 | 1.0 | 640 |" in text
+    assert "| R = 12 | 8 | l1 | 33.50 | 0.9000 | 0.1000 | 0.1000 | 2.0 | - |" in text
     assert "-0.50 | c0 |" in text
-    assert "| net | 16 | 1.000 |" in text
+    assert "| R = 12 | net | 16 | 1.000 |" in text
+    assert "| R = 12 | net | 0.900 (8) | - | - | - | - | 1.100 (8) |" in text
     assert "not for diagnosis" in text
+
+
+def test_invented_blobs_are_counted_by_volume():
+    some = [Row(FREE, f"c{k}", "net", {"psnr": 30.0, "invented": float(n)}, 1.0) for k, n in enumerate((0, 3, 0, 1))]
+    assert f"| {FREE} | net | 4 | 2 | 4 | 3 |" in shown(some, ("net",))
+
+
+def test_the_whole_benchmark_has_enough_spheres_and_a_hundred_phantoms_without_a_lesion():
+    found = {g.title: g for g in groups(Data(), 20)}
+    assert {f"R = {r}" for r in (4, 8, 12, 16, 20)} < set(found)
+    assert len(found["spheres inserted"].numbers) == 13
+    assert len(found[FREE].numbers) == 100
+    assert found[FREE].inserts is None
+    assert len(found["R = 12"].numbers) == 20
+
+
+@pytest.mark.parametrize("change", [inverted, bony])
+def test_another_contrast_is_one_inside_the_object_alone_and_keeps_the_phases(change, pair):
+    body = pair[0]
+    made = change(body, 0)
+    assert torch.equal(made.image[~body.mask], body.image[~body.mask])
+    inside = body.mask & (body.image.abs() > 0.05 * body.image.abs().max())
+    turned = (made.image * body.image.conj())[inside]
+    assert float((turned.imag.abs() - 1e-3 * turned.abs()).max()) <= 0
+    seen, was = made.image.abs()[inside], body.image.abs()[inside]
+    assert float((seen - was).norm()) > 0.2 * float(was.norm())
+
+
+@pytest.mark.system
+def test_bart_is_tuned_on_the_truth_and_its_cost_is_its_own():
+    assert bart.installed()
+    data = Data(matrix=((24, 24, 24),), maps="true")
+    (group,) = [g for g in groups(data, 1) if g.title == "R = 4"]
+    (row, ours) = benchmark.run([group], ("bart", "l1"), {}, None)
+    assert abs(row.values["psnr"] - ours.values["psnr"]) < 1.5
+    assert row.memory > 10
+    assert row.seconds > 0
 
 
 def test_what_is_done_is_not_done_again_and_cases_come_back_from_the_cache(tmp_path):
