@@ -36,7 +36,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     p.add_argument(
         "--benchmark", action="store_true",
-        help="R = 4 to 20, 8 coils, 2 %% noise, inserted lesions, groups unlike training: paired differences, worst cases",
+        help="R = 4 to 20, 8 coils, 2 %% noise, lesions, groups unlike training; differences, worst cases",
     )  # fmt: skip
     p.add_argument("--only", nargs="+", metavar="GROUP", help="of the benchmark, such as 'R = 12'")
     p.add_argument("--cache", type=Path, metavar="FOLDER", help="of the benchmark's cases, made once")
