@@ -1,4 +1,4 @@
-"""A bound on how much a plain convolutional residual can stretch a difference, and the projection that keeps it."""
+"""A bound on how much a plain convolutional residual can stretch a difference, and what keeps residuals below one."""
 
 from __future__ import annotations
 
@@ -49,3 +49,11 @@ def project(regularizer: nn.Module, limit: float) -> float:
     for layer in regularizer.layers:
         cast(Tensor, layer.weight).mul_((limit / bound) ** (1 / len(found)))
     return limit
+
+
+@torch.no_grad()
+def scale(regularizer: nn.Module, factor: float) -> None:
+    """Scale what a residual gives: its last layer."""
+    last = regularizer.layers[-1] if isinstance(regularizer, Cnn) else regularizer.last
+    for weight in cast(nn.Module, last).parameters():
+        weight.mul_(factor)

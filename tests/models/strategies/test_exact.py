@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from koosh_models.losses import Objective, relative_l1
-from koosh_models.networks import Dims, build
+from koosh_models.networks import Dims, build, spectral
 from koosh_models.networks.unrolled import Unrolled, regularizer
 from koosh_models.strategies import Backprop, Blockwise, Checkpoint, Invertible
 from tests.models.problems import cartesian
@@ -155,3 +155,21 @@ def test_the_guard_keeps_boundaries_whose_inversion_is_broken():
     assert len(guarded.kept) > 0
     assert distance(ours, want) <= 1e-3
     assert distance(grads(blind, network, problem, truth), want) > 10 * distance(ours, want)
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("cnn", 2), ("unet", 1)])
+def test_residuals_that_stretch_are_scaled_down_until_they_can_be_run_backwards(kind, layers):
+    torch.manual_seed(0)
+    network = build(replace(KINDS["2d"], regularizer=kind, layers=layers, stages=3, lam=3.0, cg_tolerance=1e-7))
+    problem, truth = cartesian("2d")
+    with torch.no_grad():
+        spectral.scale(network.regularizers[1], 40)
+    strategy, kept = Invertible(), []
+    for _ in range(6):
+        strategy.step(network, problem, truth)
+        kept.append(strategy.kept)
+    assert 1 in kept[0]
+    assert kept[-1] == ()
+    weights = [p.clone() for p in network.parameters()]
+    strategy.step(network, problem, truth)
+    assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
