@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from koosh_gadgets import npz
 from koosh_gadgets.atomic import atomic_file
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def read_pet(path: str | Path) -> PetFile:
     from koosh_models.physics.pet.scanner import Scanner, TimeOfFlight
 
     name = Path(path).name
-    held = arrays_of(path)
+    held = npz.arrays(path)
     if missing := [n for n in REQUIRED if n not in held]:
         raise ValueError(f"{name} is no PET scan: it holds {sorted(held)}, {', '.join(missing)} missing")
     try:
@@ -88,15 +87,6 @@ def read_pet(path: str | Path) -> PetFile:
     }
     check_shapes(name, built.sinogram(len(geometry.matrix)), data, geometry.matrix, images)
     return PetFile(built, geometry, fwhm_mm=fwhm_mm, **data, **images)
-
-
-def arrays_of(path: str | Path) -> dict[str, np.ndarray]:
-    """Everything in the .npz; nothing is unpickled."""
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {n: file[n] for n in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{Path(path).name} is no .npz file of numbers, or is damaged: copy it again") from error
 
 
 def geometry_from(fields: dict[str, object]) -> Geometry:

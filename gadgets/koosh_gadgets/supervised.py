@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import json
 import os
 import resource
 import select
@@ -25,10 +26,12 @@ from koosh_gadgets.wire.readouts import HEAD, Readouts
 from koosh_gadgets.wire.source import Source
 
 SILENCE_S = 60.0  # without a block of a few MiB
+SLOWEST = 5e6  # bytes a second of a file that is read as a whole
 HEADER, BLOCK, WAVEFORM, FAILURE, END = 1, 2, 3, 4, 5
 FRAME = struct.Struct("<BQ")  # kind, bytes that follow
 SHAPE = struct.Struct("<5Q")  # readouts, coils, samples, trajectory axes, sample count of the trajectory
 Put = Callable[[int, "list[bytes | memoryview]"], None]
+Made = tuple[dict[str, dict[str, str]], dict[str, np.ndarray]]
 
 
 @contextlib.contextmanager
@@ -50,6 +53,28 @@ def scan_in_child(
         if kind != HEADER:
             raise ValueError(f"{path.name} holds no scan")
         yield bytes(raw), (unpacked(kind, raw) for kind, raw in frames)
+
+
+def made_in_child(work: Callable[[], Made], path: Path) -> Made:
+    """(facts, arrays by name) that `work` makes of a file in a process of its own; what is wrong is a ValueError."""
+    with path.open("rb"):
+        pass  # the operating system's own word for what is missing or forbidden
+
+    def put_all(put: Put) -> None:
+        facts, arrays = work()
+        kinds = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+        put(HEADER, [json.dumps({"facts": facts, "arrays": kinds}).encode()])
+        for array in arrays.values():
+            put(BLOCK, [raw_of(array)])
+
+    with child(put_all, path.name, SILENCE_S + path.stat().st_size / SLOWEST) as frames:
+        _, raw = next(frames)
+        head = json.loads(bytes(raw))
+        arrays = {
+            name: np.frombuffer(raw, kind).reshape(shape)
+            for (name, kind, shape), (_, raw) in zip(head["arrays"], frames, strict=True)
+        }
+    return head["facts"], arrays
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from koosh_gadgets import files
+from koosh_gadgets import files, npz
 from koosh_gadgets.cli import main
 from koosh_gadgets.convert import archive, bart, mrd
 from koosh_gadgets.convert.recording import read_recording
@@ -96,7 +96,7 @@ def test_an_image_survives_the_way_there_and_back(tmp_path, ending):
     assert main(["convert", str(tmp_path / "a.h5"), str(tmp_path / f"b.{ending}")]) == 0
     more = ["--fov-mm", "8", "15", "9"] if ending == "cfl" else []
     assert main(["convert", str(tmp_path / f"b.{ending}"), str(tmp_path / "c.npz"), *more]) == 0
-    back, place = archive.read_image(tmp_path / "c.npz")
+    back, place = archive.image_of(npz.arrays(tmp_path / "c.npz"), "c.npz")
     assert np.allclose(np.abs(back), image)
     assert place.fov_mm == pytest.approx((8, 15, 9), rel=1e-5)
     if ending != "cfl":

@@ -41,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert what the file holds: a scan, or else an image."""
     source, target = Path(arguments.source), Path(arguments.target)
     wanted = kind_of(target)
-    found = scan_in(source, arguments)
-    if found is not None:
+    found = content_of(source, arguments)
+    if not isinstance(found, tuple):
         if wanted == "NIfTI":
             raise ValueError(f"{source.name} is a scan and NIfTI holds images; reconstruct it first (koosh replay)")
         write_scan(target, wanted, found)
         what = f"scan {' x '.join(map(str, found.kspace.shape))}"
     else:
-        image, geometry = image_in(source, arguments)
+        image, geometry = found
         write_image(target, wanted, image, geometry)
         what = f"image {' x '.join(map(str, image.shape))}"
     sys.stdout.write(f"{target}: {what}\n")
@@ -62,26 +62,39 @@ def kind_of(path: Path) -> str:
     return KINDS[path.suffix]
 
 
-def scan_in(source: Path, arguments: argparse.Namespace) -> Recording | None:
-    """The scan that the file holds, None where it holds an image."""
-    from koosh_gadgets.convert import archive, bart, recording
-    from koosh_gadgets.files import hdf5, opened
-
+def content_of(source: Path, arguments: argparse.Namespace) -> Recording | tuple[np.ndarray, Geometry]:
+    """The scan that the file holds, or else the image and where it lies."""
     kind = kind_of(source)
-    if kind == "ISMRMRD":
-        with opened(source) as file, hdf5(source.name):
-            holds = any("data" in group and "xml" in group for group in file.values() if hasattr(group, "keys"))
-        return recording.read_recording(source, arguments.trajectory_unit) if holds else None
-    if kind == "npz":
-        with archive.opened(source) as content:
-            holds = "kspace" in content
-        return archive.read_recording(source) if holds else None
+    if kind in ("ISMRMRD", "npz"):
+        from koosh_gadgets import npz
+        from koosh_gadgets.convert import archive
+        from koosh_gadgets.supervised import made_in_child
+
+        if kind == "npz":
+            content = npz.arrays(source)
+        else:
+            _, content = made_in_child(lambda: ({}, ismrmrd_arrays(source, arguments)), source)
+        return (archive.recording_of if "kspace" in content else archive.image_of)(content, source.name)
     if kind == "BART":
+        from koosh_gadgets.convert import bart
+
         base = bart.bases(source)
         coils = bart.read_cfl(base).shape[::-1][bart.COIL]
         if coils > 1 or bart.beside(base, "traj.hdr").exists():
             return bart.read_recording(base, sizes(arguments.matrix), sizes(arguments.fov_mm))
-    return None
+    return image_in(source, arguments)
+
+
+def ismrmrd_arrays(source: Path, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """The scan of an ISMRMRD file, or else its image, as an .npz would hold it; HDF5 reads it in this process."""
+    from koosh_gadgets.convert import archive, recording
+    from koosh_gadgets.files import hdf5, opened
+
+    with opened(source) as file, hdf5(source.name):
+        holds = any("data" in group and "xml" in group for group in file.values() if hasattr(group, "keys"))
+    if holds:
+        return archive.scan_arrays(recording.read_recording(source, arguments.trajectory_unit))
+    return archive.image_arrays(*one_series(source, arguments.series))
 
 
 def sizes(values: list[Number] | None) -> tuple[Number, ...] | None:
@@ -98,31 +111,26 @@ def write_scan(target: Path, wanted: str, found: Recording) -> None:
     if wanted == "BART":
         bart.write_recording(target, found)
     elif wanted == "npz":
-        archive.write_recording(target, found)
+        archive.write(target, archive.scan_arrays(found))
     else:
         mrd.write_recording(target, found)
 
 
 def image_in(source: Path, arguments: argparse.Namespace) -> tuple[np.ndarray, Geometry]:
-    """The image that the file holds and where it lies."""
-    from koosh_gadgets.convert import archive, bart
+    """The image that a BART or NIfTI file holds and where it lies."""
+    import numpy as np
+
+    from koosh_gadgets.convert import bart
     from koosh_gadgets.geometry import from_affine
     from koosh_gadgets.nifti import read_nifti
     from koosh_models.scan import Geometry
 
-    kind = kind_of(source)
-    if kind == "npz":
-        return archive.read_image(source)
-    if kind == "NIfTI":
-        import numpy as np
-
+    if kind_of(source) == "NIfTI":
         image, affine = read_nifti(source)
         return image, from_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, image.shape[-3:])
-    if kind == "BART":
-        image = bart.read_image(source)
-        fov_mm = sizes(arguments.fov_mm) or tuple(float(n) for n in image.shape[-3:])
-        return image, Geometry(image.shape[-3:], fov_mm)
-    return one_series(source, arguments.series)
+    image = bart.read_image(source)
+    fov_mm = sizes(arguments.fov_mm) or tuple(float(n) for n in image.shape[-3:])
+    return image, Geometry(image.shape[-3:], fov_mm)
 
 
 def one_series(source: Path, number: int | None) -> tuple[np.ndarray, Geometry]:
@@ -161,7 +169,7 @@ def write_image(target: Path, wanted: str, image: np.ndarray, geometry: Geometry
     if wanted == "BART":
         bart.write_image(target, image)
     elif wanted == "npz":
-        archive.write_image(target, image, geometry)
+        archive.write(target, archive.image_arrays(image, geometry))
     elif wanted == "NIfTI":
         write_nifti(target, image, geometry)
     else:

@@ -22,27 +22,35 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the facts."""
+    from koosh_gadgets.supervised import made_in_child
+
+    path = Path(arguments.file)
+    facts, _ = made_in_child(lambda: (facts_of(path, arguments.group, arguments.trajectory_unit), {}), path)
+    sys.stdout.write(json.dumps(facts, indent=2) + "\n" if arguments.json else as_text(path, facts))
+    return 0
+
+
+def facts_of(path: Path, group: str | None, unit: str | None) -> dict[str, dict[str, str]]:
+    """What is in the file, by encoding and kind; HDF5 reads it in this process."""
     from koosh_gadgets.files import hdf5, open_scan, opened
     from koosh_gadgets.survey import survey
 
-    path = Path(arguments.file)
     with opened(path) as file, hdf5(path.name):
         groups = [value for value in file.values() if hasattr(value, "keys")]
-        scans = arguments.group is not None or any("data" in group for group in groups)
+        scans = group is not None or any("data" in one for one in groups)
         images = any(
-            {"header", "data"} <= set(part) for group in groups for part in group.values() if hasattr(part, "keys")
+            {"header", "data"} <= set(part) for one in groups for part in one.values() if hasattr(part, "keys")
         )
     facts: dict[str, dict[str, str]] = {}
     if scans:
-        with open_scan(path, arguments.group) as scan:
-            for part in survey(scan, arguments.trajectory_unit):
+        with open_scan(path, group) as scan:
+            for part in survey(scan, unit):
                 facts[f"encoding {part.encoding}"] = part.facts
     if images:
         facts["images"] = image_facts(path)
     if not facts:
         raise ValueError(f"{path.name} is an HDF5 file but holds neither an ISMRMRD scan nor images")
-    sys.stdout.write(json.dumps(facts, indent=2) + "\n" if arguments.json else as_text(path, facts))
-    return 0
+    return facts
 
 
 def image_facts(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from koosh_gadgets import units
+from koosh_gadgets import npz, units
 from koosh_gadgets.convert.recording import SERIES, Recording, read_recording
 from koosh_gadgets.files import open_scan
 from koosh_gadgets.imagefile import Series, read_series
@@ -38,12 +38,10 @@ class Truth:
 
 def read_truth(path: str | Path) -> Truth:
     """What `koosh simulate --truth` wrote."""
-    from koosh_gadgets.convert.archive import opened
-
-    with opened(path) as content:
-        if not {"image", "mask"} <= set(content.files):
-            raise ValueError(f"{Path(path).name} has {', '.join(content.files)}; a truth has `image` and `mask`")
-        return Truth(np.abs(content["image"]), content["mask"])
+    content = npz.arrays(path)
+    if not {"image", "mask"} <= set(content):
+        raise ValueError(f"{Path(path).name} has {', '.join(content)}; a truth has `image` and `mask`")
+    return Truth(np.abs(content["image"]), content["mask"])
 
 
 def gathered(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from koosh_gadgets import npz
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages.ahead import Ahead
 from koosh_gadgets.stages.journal import Journal
@@ -50,10 +51,10 @@ def gate(path: Path, numbers: np.ndarray) -> np.ndarray:
     """(readout) float32 weight of each readout, from the array `weights` of an .npz file."""
     if not path.is_file():
         raise ValueError(f"the gating file {path.name} does not exist")
-    with np.load(path, allow_pickle=False) as file:
-        if "weights" not in file:
-            raise ValueError(f"{path.name} holds {sorted(file)}; wanted an array named weights")
-        table = np.asarray(file["weights"], np.float32)
+    file = npz.arrays(path)
+    if "weights" not in file:
+        raise ValueError(f"{path.name} holds {sorted(file)}; wanted an array named weights")
+    table = np.asarray(file["weights"], np.float32)
     if table.ndim != 1 or not np.isfinite(table).all() or (table < 0).any() or not table.any():
         raise ValueError(f"{path.name}: weights must be one non-negative number per readout, not all zero")
     if numbers.max() >= len(table):

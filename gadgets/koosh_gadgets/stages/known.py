@@ -12,7 +12,7 @@ from typing import Protocol
 import ismrmrd
 import numpy as np
 
-from koosh_gadgets import units
+from koosh_gadgets import npz, units
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages.encoding import Encoding
 from koosh_gadgets.stages.journal import Journal
@@ -162,11 +162,11 @@ def from_file(path: Path, encoding: Encoding, unit: str, n_samples: int) -> np.n
 
 def from_npz(path: Path) -> np.ndarray:
     """The array `trajectory` (or the only one) of an .npz file."""
-    with np.load(path, allow_pickle=False) as file:
-        name = "trajectory" if "trajectory" in file else next(iter(file), "")
-        if not name or (name != "trajectory" and len(file.files) != 1):
-            raise ValueError(f"{path.name} holds {sorted(file)}; wanted an array named trajectory")
-        return np.asarray(file[name])
+    file = npz.arrays(path)
+    name = "trajectory" if "trajectory" in file else next(iter(file), "")
+    if not name or (name != "trajectory" and len(file) != 1):
+        raise ValueError(f"{path.name} holds {sorted(file)}; wanted an array named trajectory")
+    return file[name]
 
 
 def from_ismrmrd(path: Path) -> np.ndarray:
