@@ -52,7 +52,7 @@ def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
         if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects, which are never read")
+            raise ValueError(f"{info.filename} holds pickled objects, which are never read")
         if min(shape, default=0) < 0 or file.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
             raise ValueError(f"{info.filename} claims an array of {shape} and has {info.file_size} bytes")
     with archive.open(info) as file:

@@ -176,17 +176,19 @@ def _sequence(name: str) -> str:
 def _from_template(path: Path) -> dict[str, str]:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    except pydicom.errors.InvalidDicomError as error:
+        texts = {keyword: _text(dataset.get(keyword)) for keyword in sorted(SETTABLE)}
+    except OSError:
+        raise
+    except Exception as error:  # over damage pydicom raises errors of a dozen unrelated classes
         raise ValueError(f"the template {path.name} is no DICOM file; give one image of the study") from error
-    values: dict[str, str] = {}
-    for keyword in SETTABLE:
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            continue
-        text = "\\".join(str(v) for v in value) if isinstance(value, pydicom.multival.MultiValue) else str(value)
-        if text := _checked(keyword, text):
-            values[keyword] = text
-    return values
+    return {keyword: text for keyword, found in texts.items() if (text := _checked(keyword, found))}
+
+
+def _text(value: object) -> str:
+    """An element's value as text; several stand apart by backslashes."""
+    if value is None:
+        return ""
+    return "\\".join(map(str, value)) if isinstance(value, pydicom.multival.MultiValue) else str(value)
 
 
 def _from_json(path: Path) -> dict[str, str]:

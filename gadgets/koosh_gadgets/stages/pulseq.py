@@ -14,6 +14,7 @@ import numpy as np
 
 RASTER, RF_RASTER = 10e-6, 1e-6
 MAX_BYTES = 512 << 20
+MAX_SAMPLES = 50_000_000  # of all shapes together
 V1_4, V1_5, V1_6 = 1_004_000, 1_005_000, 1_006_000
 EXCITES, REFOCUSES, UNKNOWN = (ord(c) for c in "eru")
 
@@ -47,6 +48,10 @@ def trajectory_of(path: Path, n_samples: int) -> np.ndarray:
         found = readouts(sequence, n_samples)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{path.name} is no whole Pulseq sequence: event or shape {error} is missing") from error
+    except OverflowError as error:
+        raise ValueError(f"{path.name} is no whole Pulseq sequence: {error}") from error
+    if not all(np.isfinite(k).all() for k in found):
+        raise ValueError(f"{path.name} is no whole Pulseq sequence: its gradients reach no finite place")
     if not found:
         raise ValueError(f"{path.name} has no readout of {n_samples} samples")
     return np.stack(found)
@@ -92,13 +97,15 @@ def read(path: Path) -> Sequence:
             elif section == "SHAPES" and line.lower().startswith("num_"):
                 count = int(line.split()[1])
                 packed[shape] = count, []
+                if sum(n for n, _ in packed.values()) > MAX_SAMPLES:
+                    raise ValueError(f"its shapes claim more than {MAX_SAMPLES} samples")
             elif section == "SHAPES" and line:
                 packed[shape][1].append(float(line))
             elif line:
                 note(sequence, section, line.split())
         plain = sequence.version >= V1_4
         sequence.shapes = {n: decompressed(np.array(s), count, plain) for n, (count, s) in packed.items()}
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise ValueError(f"{path.name} is no Pulseq sequence that can be read: {error}") from error
     if not sequence.version:
         raise ValueError(f"{path.name} is no Pulseq sequence: it names no version")
