@@ -57,10 +57,10 @@ def point_scan(
     return readouts
 
 
-def point_file(path: Path, *more: ismrmrd.Waveform) -> Path:
+def point_file(path: Path, *more: ismrmrd.Waveform, header: str = "") -> Path:
     """An ISMRMRD file of a point, with waveforms after its readouts."""
     with contextlib.closing(ismrmrd.Dataset(str(path), "dataset")) as file:
-        file.write_xml_header(header_xml().encode())
+        file.write_xml_header((header or header_xml()).encode())
         for a in point_scan():
             file.append_acquisition(a)
         for wave in more:

@@ -41,6 +41,12 @@ def test_a_network_reconstructs_and_is_named_with_its_hash(weights):
     assert "koosh_fallback" not in image.meta
 
 
+def test_a_network_gives_the_same_bits_twice(weights):
+    first, second = (images(method="unrolled", weights=weights) for _ in range(2))
+    assert first[0].meta["koosh_method"] == "unrolled"
+    assert pixels(first) == pixels(second)
+
+
 def test_the_baseline_comes_in_a_series_beside_the_networks(weights):
     found = images(method="unrolled", weights=weights, baseline=True)
     assert [(im.image_series_index, im.meta["koosh_method"]) for im in found] == [(1, "unrolled"), (20, "l1")]

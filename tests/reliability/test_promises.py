@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from koosh_gadgets.cli import main
 from koosh_gadgets.stages.encoding import encodings
 from koosh_gadgets.wire.errors import Malformed
 from koosh_gadgets.wire.header import read_header
@@ -12,7 +13,7 @@ from koosh_models import private
 from tests.fakes.hostile import CANARY, canary_header
 from tests.fakes.modes import loose, written
 from tests.fakes.runs import run
-from tests.fakes.streams import header_xml, point_scan
+from tests.fakes.streams import header_xml, point_file, point_scan
 
 ROOT = Path(__file__).parent.parent.parent
 LEAST = {"pydicom": (3, 0, 2), "pynetdicom": (3, 0, 4), "defusedxml": (0, 7, 1), "safetensors": (0, 4, 3)}
@@ -57,6 +58,20 @@ def test_a_unit_that_the_header_makes_up_is_refused_without_being_repeated():
     with pytest.raises(ValueError, match="trajectoryUnit is unknown; known: cycles/voxel") as seen:
         run(point_scan(), xml)
     assert CANARY not in str(seen.value)
+
+
+@pytest.mark.slow
+def test_neither_a_report_nor_a_description_names_the_patient(tmp_path, capsys):
+    scan, images, page = (str(tmp_path / name) for name in ("scan.h5", "images.h5", "report.html"))
+    point_file(Path(scan), header=canary_header())
+    assert main(["info", scan]) == 0
+    assert main(["replay", scan, "-o", images, "--method", "gridding"]) == 0
+    assert main(["report", images, "--scan", scan, "-o", page]) == 0
+    shown = capsys.readouterr()
+    text = shown.out + shown.err + Path(page).read_text()
+    assert "encoding 0" in text
+    assert "Canary" not in text
+    assert "4711" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
 
 
 @pytest.mark.slow
