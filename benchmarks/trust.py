@@ -23,7 +23,7 @@ from koosh_models import metrics, weights
 from koosh_models.baselines import classical
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.mri import non_cartesian
-from koosh_models.training import benchmark
+from koosh_models.training import benchmark_groups as benchmark
 from koosh_models.training.cases import Case
 from koosh_models.training.recipe import Recipe, read, recipe_path
 from koosh_models.training.tables import Data

@@ -26,7 +26,9 @@ from koosh_models.weights import choose, load
 log = logging.getLogger(__name__)
 MAPS = {"joint": joint, "espirit": espirit, "low-frequency": low_frequency}
 METHODS = ("gridding", "cg", "l1", "llr", "unrolled")
-MEMORY = 2 << 30  # bytes for one tile of a network where nothing else is said
+MEMORY = {"cpu": 300 << 20, "cuda": 2 << 30}  # bytes for one tile of a network where nothing else is said
+# bytes at the peak for each number that autograd would save: radial3d's U-Net holds 279 a voxel, of 106 numbers
+HELD = {"fp32": 6, "bf16": 3, "fp16": 3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +93,10 @@ def solve(problem: LinearProblem, method: str) -> classical.Result:
     raise ValueError(f"unknown method {method!r}; known: {', '.join(classics)}, and unrolled with a network")
 
 
-def unrolled(problem: LinearProblem, network: Unrolled, memory: int = MEMORY) -> classical.Result:
-    """The network's image, its regularizers on tiles that fit into `memory` bytes."""
-    side = tiles.side_for(problem.shape, network.stage(0).regularizer, memory)
+def unrolled(problem: LinearProblem, network: Unrolled, memory: int = 0) -> classical.Result:
+    """The network's image, its regularizers on tiles that fit into `memory` bytes; 0: what is usual for the device."""
+    memory = memory or MEMORY.get(problem.device.type, MEMORY["cuda"])
+    side = tiles.side_for(problem.shape, network.stage(0).regularizer, memory, HELD[network.dims.precision])
     image = network(problem, tile=side)
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise ArithmeticError("the network's image contains NaN or Inf; its weights don't suit this scan, use l1 or cg")
@@ -117,12 +120,12 @@ def reconstruct(
     method: str = "l1",
     maps: CoilMaps | None = None,
     weights: str | None = None,
-    memory: int = MEMORY,
+    memory: int = 0,
 ) -> Reconstruction:
     """The image of a scan; a series is reconstructed frame by frame with common maps, or as a whole by "llr".
 
     weights  of "unrolled": name or path; None for the newest that takes the scan
-    memory   bytes for one tile of a network
+    memory   bytes for one tile of a network; 0: what is usual for the device
     """
     seconds: dict[str, float] = {}
     network, identity = network_for(scan, weights) if method == "unrolled" else (None, "")

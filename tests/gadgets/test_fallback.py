@@ -111,9 +111,9 @@ def test_a_network_short_of_memory_goes_on_in_smaller_tiles(monkeypatch, weights
 
     monkeypatch.setattr(models, "unrolled", unrolled)
     (image,) = images(method="unrolled", weights=weights, memory=4096)
-    assert asked == [2 << 30, 1 << 30, 512 << 20]
+    assert asked == [300 << 20, 150 << 20, 75 << 20]
     assert image.meta["koosh_method"] == "unrolled"
-    assert "tiles of 512 MiB" in image.meta["koosh_notes"]
+    assert "tiles of 75 MiB" in image.meta["koosh_notes"]
 
 
 def test_a_time_limit_leads_to_a_faster_method():

@@ -8,6 +8,9 @@ import pytest
 from koosh_gadgets.stages import budget
 from koosh_gadgets.stages.budget import SMALLEST, WHOLE, Size
 from koosh_models import memory
+from koosh_models.networks import Dims, tiles
+from koosh_models.networks.unrolled import regularizer as regularizer_of
+from koosh_models.reconstruction import HELD, MEMORY
 from tests.fakes.runs import run
 from tests.fakes.streams import header_xml, point_scan
 
@@ -109,7 +112,15 @@ def test_less_memory_means_fewer_coils_at_a_time_then_a_smaller_kernel_then_noth
     assert budget.cut_for(SIZE, "l1", peaks[-1] - 1) is None
 
 
-@pytest.mark.parametrize("method", ["gridding", "cg", "l1"])
+def test_a_network_of_160_voxels_a_side_is_foreseen_to_fit_into_a_gibibyte_with_tiles_of_half_its_side():
+    size = Size(voxels=160**3, inside=160**3, coils=8, samples=3351 * 320)
+    assert budget.cut_for(size, "unrolled", GIB) == WHOLE
+    left = GIB - budget.needs(size, "unrolled")["solve unrolled"] + budget.SMALLEST_TILE
+    regularizer = regularizer_of(Dims(regularizer="unet", features=16, layers=2))
+    assert tiles.side_for((160,) * 3, regularizer, min(left, MEMORY["cpu"]), HELD["bf16"]) >= 80
+
+
+@pytest.mark.parametrize("method", ["gridding", "cg", "l1", "unrolled"])
 def test_more_coils_samples_or_voxels_never_take_less(method):
     small = budget.peak(SIZE, method)
     for field in ("voxels", "inside", "coils", "samples"):

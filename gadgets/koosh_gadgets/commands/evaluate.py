@@ -61,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     from koosh_models.training.report import comparison, page
     from koosh_models.training.validate import compare, usual
 
-    networks, data = loaded(arguments)
+    networks, hashes, data = loaded(arguments)
     if arguments.benchmark and data.pet is None:
-        return benchmark(arguments, networks, data)
+        return benchmark(arguments, networks, hashes, data)
     cases = validation_cases(data, None, arguments.cases or data.validation_cases)
     against = usual(data) if arguments.against is None else [n for n in arguments.against.split(",") if n]
     scores = compare(cases, against, networks)
@@ -86,34 +86,34 @@ def rows(scores: list[Score]) -> list[tuple[str, ...]]:
     return [(method, *(f"{v[name]:.{n}f}" for name, n in places.items())) for method, v in means(scores).items()]
 
 
-def loaded(arguments: argparse.Namespace) -> tuple[dict[str, Unrolled], Data]:
-    """The networks by name, and the data they are compared on."""
+def loaded(arguments: argparse.Namespace) -> tuple[dict[str, Unrolled], dict[str, str], Data]:
+    """The networks by name, the hashes of their weights, and the data they are compared on."""
     from koosh_models.training.recipe import Recipe, read, recipe_path
 
-    networks, recipe = {}, None
+    networks, hashes, recipe = {}, {}, None
     for name in arguments.weights:
-        network, shown, own = network_of(name)
-        networks[shown] = network
+        network, shown, own, sha256 = network_of(name)
+        networks[shown], hashes[shown] = network, sha256
         recipe = recipe or own
     if arguments.recipe:
         recipe = read(recipe_path(arguments.recipe))
     if recipe is None:
         recipe = read(recipe_path("radial3d_blockwise"), size="small")
     assert isinstance(recipe, Recipe)
-    return networks, conditions(recipe.data, arguments)
+    return networks, hashes, conditions(recipe.data, arguments)
 
 
-def network_of(name: str) -> tuple[Unrolled, str, object]:
-    """A network of a run folder, a file or the zoo, what to call it, and the recipe on its card where there is one."""
+def network_of(name: str) -> tuple[Unrolled, str, object, str]:
+    """A network of a run folder, a file or the zoo; what to call it, the recipe on its card, its weights' SHA-256."""
     from koosh_models import weights
     from koosh_models.training import export
     from koosh_models.training.recipe import Recipe
 
     if (Path(name) / "recipe.json").is_file():
         network, recipe, step = export.network_of(Path(name))
-        return network, f"{Path(name).name}@{step}", recipe
+        return network, f"{Path(name).name}@{step}", recipe, ""
     network, card = weights.load(name)
-    return network, card.name, Recipe.model_validate_json(card.recipe) if card.recipe else None
+    return network, card.name, Recipe.model_validate_json(card.recipe) if card.recipe else None, card.sha256
 
 
 def conditions(data: Data, arguments: argparse.Namespace) -> Data:
@@ -132,7 +132,7 @@ def conditions(data: Data, arguments: argparse.Namespace) -> Data:
     return type(data).model_validate({**data.model_dump(), **changes})
 
 
-def benchmark(arguments: argparse.Namespace, networks: dict[str, Unrolled], data: Data) -> int:
+def benchmark(arguments: argparse.Namespace, networks: dict[str, Unrolled], hashes: dict[str, str], data: Data) -> int:
     """Run the groups, print their tables; every row is written as soon as it is there."""
     from koosh_models.training import benchmark as bench
     from koosh_models.training.benchmark_groups import groups
@@ -153,9 +153,9 @@ def benchmark(arguments: argparse.Namespace, networks: dict[str, Unrolled], data
             write_atomic(file, (json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n").encode())
 
     against = bench.METHODS if arguments.against is None else [n for n in arguments.against.split(",") if n]
-    bench.run(chosen, against, networks, arguments.cache, list(rows), told)
+    done = bench.run(chosen, against, networks, arguments.cache, list(rows), told, hashes)
     titles = [g.title for g in chosen]
-    rows = [row for row in rows if row.group in titles]
+    rows = [row for row in done if row.group in titles]
     text = shown(rows, tuple(networks))
     sys.stdout.write(
         json.dumps([dataclasses.asdict(r) for r in rows], indent=1) + "\n" if arguments.json == "-" else text

@@ -26,10 +26,12 @@ SOLVER = {
     "cg": 8,
     "l1": 16,
     "llr": 24,
-    "unrolled": 16,
+    "unrolled": 10,
 }  # complex volumes beside maps, kernel and one coil group
+DENSE, COIL = 0.15, 5  # samples a voxel from which the kernel serves in any case; volumes of one coil in it
 TRANSFORM = 10  # volumes of one non-uniform transform, its finer grid included
 KERNEL, KERNEL_16, KERNEL_BUILD = 4, 2, 16  # volumes of the Toeplitz kernel, in 16 bit, and while it is made
+SMALLEST_TILE = 64 << 20  # bytes for one tile of a network, at the very least
 CREDIBLE = 10_000_000  # readouts, hours of scanning: a header that promises more is wrong, and what comes counts
 FEWEST = 6  # complex volumes that gridding holds at a time, at the very least
 
@@ -75,7 +77,12 @@ def needs(size: Size, method: str, cut: Cut = WHOLE) -> dict[str, int]:
     if method != "gridding":
         kernel = KERNEL_16 if cut.lean else KERNEL
         found["problem"] = max(adjoint, maps + KERNEL_BUILD * inside + 2 * way)
-        found[f"solve {method}"] = maps + (kernel + SOLVER[method] + 2 * cut.group + TRANSFORM // 2) * inside + data
+        group = 2 * cut.group + TRANSFORM // 2
+        if method == "unrolled":  # its tile beside that
+            group = COIL if size.samples >= DENSE * size.inside else group
+            found["solve unrolled"] = 2 * whole + (kernel + SOLVER[method] + group) * inside + data + SMALLEST_TILE
+        else:
+            found[f"solve {method}"] = maps + (kernel + SOLVER[method] + group) * inside + data
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from koosh_models.weights import Card
 
 log = logging.getLogger(__name__)
-TILE_BYTES = 2 << 30
-SMALLEST = 64 << 20
 
 
 class Unable(Exception):
@@ -53,29 +52,32 @@ def chosen(scan: Scan, settings: Settings) -> tuple[Unrolled, Card]:
     return network, card
 
 
-def tile_bytes(scan: Scan, settings: Settings) -> int:
-    """Memory for the activations of one tile: what the budget leaves beside images and kernel."""
-    from koosh_gadgets.stages.budget import SMALLEST as LEAN
-    from koosh_gadgets.stages.budget import peak, size_of
+def tile_bytes(scan: Scan, problem: LinearProblem, settings: Settings) -> int:
+    """Memory for the activations of one tile: what is usual, and no more than the budget leaves beside the rest."""
+    from koosh_gadgets.stages.budget import SMALLEST_TILE, Size, needs
+    from koosh_models.reconstruction import MEMORY
 
+    usual = MEMORY.get(problem.device.type, MEMORY["cuda"])
     if not settings.memory:
-        return TILE_BYTES
-    left = (settings.memory << 20) - peak(size_of(scan), "unrolled", LEAN)
-    return min(TILE_BYTES, max(SMALLEST, left))
+        return usual
+    size = Size(math.prod(scan.geometry.matrix), math.prod(problem.shape), scan.n_coils, int(scan.omega.shape[-1]))
+    left = (settings.memory << 20) - needs(size, "unrolled")["solve unrolled"] + SMALLEST_TILE
+    return min(usual, max(SMALLEST_TILE, left))
 
 
 def solve(scan: Scan, problem: LinearProblem, settings: Settings, journal: Journal) -> Tensor:
     """The network's image; where memory runs out, on smaller and smaller tiles."""
+    from koosh_gadgets.stages.budget import SMALLEST_TILE
     from koosh_models.reconstruction import unrolled
 
     network, card = chosen(scan, settings)
-    memory = tile_bytes(scan, settings)
+    memory = tile_bytes(scan, problem, settings)
     while True:
         try:
             image = unrolled(problem, network, memory).image
             break
         except (MemoryError, RuntimeError) as error:
-            if not ran_out(error) or memory // 2 < SMALLEST:
+            if not ran_out(error) or memory // 2 < SMALLEST_TILE:
                 raise
             memory //= 2
             journal.note(f"memory ran out; the network goes on in tiles of {memory >> 20} MiB")

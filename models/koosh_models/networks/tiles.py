@@ -73,11 +73,11 @@ def side_for(shape: Sequence[int], regularizer: Regularizer, budget: int, itemsi
     step = max(regularizer.stride)
     best = 0
     for side in range(step, max(shape) + step, step):
-        needed = math.ceil(widest(shape, side, regularizer) * regularizer.activations * itemsize)
-        if needed > budget:
-            break
-        best = side
+        # half a side has one halo where a little less has two: what is needed does not always grow with the side
+        if math.ceil(widest(shape, side, regularizer) * regularizer.activations * itemsize) <= budget:
+            best = side
     if not best:
+        needed = math.ceil(widest(shape, step, regularizer) * regularizer.activations * itemsize)
         raise ValueError(
             f"a budget of {budget} bytes is too small for any tile: one of side {step} with its halo "
             f"{regularizer.radius} needs {needed} bytes; allow more, or use fewer features or layers"

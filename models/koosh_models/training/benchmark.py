@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class Row:
     spheres   kept share of each inserted spot
     contrasts of the same spots
     memory    MiB at the peak, operator included, above what the process held before; of BART its whole process
+    weights   SHA-256 of a network's, "" where they are not known or there are none
     """
 
     group: str
@@ -44,6 +45,7 @@ class Row:
     conditions: dict[str, float | str] = field(default_factory=dict)
     contrasts: tuple[float, ...] = ()
     memory: float = 0.0
+    weights: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +144,15 @@ def run(
     cache: Path | None,
     done: Sequence[Row] = (),
     told: Told | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """Every method and network on every case; what is `done` already is not done again."""
-    out = list(done)
-    known = {(r.case, r.method) for r in done}
+    """Every method and network on every case; what is `done` already is not done again.
+
+    hashes  SHA-256 of the networks' weights: rows of others under the same name are left out
+    """
+    hashes = hashes or {}
+    out = [r for r in done if r.weights == hashes.get(r.method, r.weights)]
+    known = {(r.case, r.method) for r in out}
     warm = False
     for group in chosen:
         methods = [*(group.l1 if method == "l1" else method for method in against), *networks]
@@ -157,7 +164,8 @@ def run(
                 if not warm:  # libraries that are loaded now are nobody's memory
                     case.problem()
                     warm = True
-                out.append(row(group.title, name, case, plain, method, networks.get(method)))
+                found = row(group.title, name, case, plain, method, networks.get(method))
+                out.append(replace(found, weights=hashes.get(method, "")))
                 if told is not None:
                     told(out[-1])
     return out

@@ -49,7 +49,7 @@ class Group:
 def groups(data: Data, cases: int) -> list[Group]:
     """R = 12 with all `cases`, a fifth of them at every other acceleration and in each group out of domain.
 
-    Two thirds of them with spheres, and five times as many phantoms without a lesion: for 20 cases more than 200
+    Seven tenths of them with spheres, and five times as many phantoms without a lesion: for 20 cases more than 200
     spheres, and 100 phantoms in which nothing may be invented.
     """
     few = range(max(1, cases // 5))
@@ -65,7 +65,7 @@ def with_insertions(data: Data, cases: int) -> list[Group]:
     """Is a small lesion kept, is one invented."""
     few, free = range(max(1, cases // 5)), held_out("head", *BODY)
     return [
-        Group("spheres inserted", data, range(100, 100 + max(1, round(0.65 * cases))), inserts=spheres),
+        Group("spheres inserted", data, range(100, 100 + max(1, round(0.7 * cases))), inserts=spheres),
         Group("lesions inserted", data, range(200, 200 + len(few)), inserts=lesions),
         Group(FREE, data, range(300, 300 + 5 * cases), free, l1="l1-default"),
     ]

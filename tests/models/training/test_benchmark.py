@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from koosh_models.baselines import bart
+from koosh_models.networks import Dims, build
 from koosh_models.simulation.lesions import with_spheres
 from koosh_models.simulation.phantoms import Phantom, phantom
 from koosh_models.training import benchmark
@@ -108,7 +109,7 @@ def test_invented_blobs_are_counted_by_volume():
 def test_the_whole_benchmark_has_enough_spheres_and_a_hundred_phantoms_without_a_lesion():
     found = {g.title: g for g in groups(Data(), 20)}
     assert {f"R = {r}" for r in (4, 8, 12, 16, 20)} < set(found)
-    assert len(found["spheres inserted"].numbers) == 13
+    assert len(found["spheres inserted"].numbers) == 14
     assert len(found[FREE].numbers) == 100
     assert found[FREE].inserts is None
     assert len(found["R = 12"].numbers) == 20
@@ -147,6 +148,18 @@ def test_what_is_done_is_not_done_again_and_cases_come_back_from_the_cache(tmp_p
     again = benchmark.run(chosen, ("gridding", "cg"), {}, tmp_path, first, told.append)
     assert [r.method for r in told] == ["cg", "cg"]
     assert again[:2] == first
+
+
+def test_rows_of_other_weights_under_the_same_name_are_done_again(tmp_path):
+    data = Data(matrix=((20, 20, 20),), maps="true")
+    chosen = [g for g in groups(data, 1) if g.title == "R = 4"]
+    network = build(Dims(stages=1, features=2, layers=1, cg_steps=1, start_steps=1))
+    old = benchmark.run(chosen, ("gridding",), {"net": network}, tmp_path, hashes={"net": "a"})
+    told: list[Row] = []
+    new = benchmark.run(chosen, ("gridding",), {"net": network}, tmp_path, old, told.append, {"net": "b"})
+    assert [(r.method, r.weights) for r in told] == [("net", "b")]
+    assert sorted((r.method, r.weights) for r in new) == [("gridding", ""), ("net", "b")]
+    assert benchmark.run(chosen, ("gridding",), {"net": network}, tmp_path, new, told.append, {"net": "b"}) == new
 
 
 def test_spheres_need_a_volume_with_an_object():
