@@ -153,7 +153,7 @@ def test_what_is_done_is_not_done_again_and_cases_come_back_from_the_cache(tmp_p
 def test_rows_of_other_weights_under_the_same_name_are_done_again(tmp_path):
     data = Data(matrix=((20, 20, 20),), maps="true")
     chosen = [g for g in groups(data, 1) if g.title == "R = 4"]
-    network = build(Dims(stages=1, features=2, layers=1, cg_steps=1, start_steps=1))
+    network = build(Dims(stages=1, features=2, layers=2, cg_steps=1, start_steps=1))
     old = benchmark.run(chosen, ("gridding",), {"net": network}, tmp_path, hashes={"net": "a"})
     told: list[Row] = []
     new = benchmark.run(chosen, ("gridding",), {"net": network}, tmp_path, old, told.append, {"net": "b"})
