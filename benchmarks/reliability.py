@@ -13,7 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.promises import content, endurance, peers, plan, rooms, survival
+from benchmarks.promises import content, endurance, peers, plan, rooms, starvation, survival
 from benchmarks.promises.found import Found
 from benchmarks.report import command
 
@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[str, str, Row]] = {
     "R6": ("NaN, Inf", "dropped and said, or refused; never in an image", content.not_finite),
     "R7": ("readouts that are wrong", "message names readout and field, no traceback", content.named),
     "R8": ("doubled, shuffled, missing readouts", "same image to 1e-6; missing ones said", content.disorder),
-    "R9": ("out of memory", "smaller, CPU, classical, spool kept; exit code", survival.starved),
+    "R9": ("out of memory", "smaller, CPU, classical, spool kept; exit code", starvation.starved),
     "R10": ("SIGKILL at random points", "0 lost; bit-identical, or prefix marked truncated", survival.killed),
     "R11": ("SIGTERM during reconstruction", "finishes or spools, exits within 30 s", survival.stopped),
     "R12": ("full disk", "the scan goes out, no half file", endurance.full_disk),
