@@ -33,7 +33,7 @@ def atomic_file(path: str | Path, sync: bool = True) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomic(path: str | Path, content: bytes) -> None:
+def write_atomic(path: str | Path, content: bytes | memoryview) -> None:
     """`content` under the name `path`, or the previous file untouched."""
     with atomic_file(path) as file:
         file.write(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd.hdf5 import acquisition_header_dtype, get_hdf5type, image_header_dtype
 
-from koosh_gadgets.atomic import atomic_file
+from koosh_gadgets.atomic import write_atomic
 from koosh_gadgets.wire.header import read_header
 from koosh_gadgets.wire.readouts import HEAD, Readouts, capacity
 
@@ -200,7 +201,8 @@ def write_images(
     for image in images:
         grouped[image.image_series_index, image.data.shape, image.data_type].append(image)
     taken: dict[int, int] = defaultdict(int)
-    with atomic_file(path) as raw, h5py.File(raw, "w") as file:
+    # in memory first: an HDF5 file that can't be closed for want of disk ends the process when it ends
+    with h5py.File(held := io.BytesIO(), "w") as file:
         dataset = file.create_group(group)
         if xml is not None:
             text = xml.encode() if isinstance(xml, str) else xml
@@ -209,6 +211,7 @@ def write_images(
             name = f"image_{series}" + (f"_{taken[series]}" if taken[series] else "")
             taken[series] += 1
             fill_series(dataset.create_group(name), members)
+    write_atomic(path, held.getbuffer())
     return sum(len(members) for members in grouped.values())
 
 
