@@ -1,5 +1,9 @@
 import contextlib
+import errno
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 
 import h5py
 import ismrmrd
@@ -9,6 +13,9 @@ import pytest
 from koosh_gadgets import files, survey
 from koosh_gadgets.cli import main
 from koosh_gadgets.wire.readouts import blocks, gather
+from koosh_gadgets.workers import environment
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +171,36 @@ def test_overwritten_structures_are_no_crash(tmp_path, scan):
         damaged[start : start + 64] = bytes(64)
         (tmp_path / "bad.h5").write_bytes(damaged)
         tried(tmp_path / "bad.h5")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from koosh_gadgets.cli import main
+from koosh_gadgets.files import write_images
+from tests.fakes.runs import run
+from tests.fakes.streams import point_scan
+
+home, images = Path(sys.argv[1]), run(point_scan())[0]
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    write_images(home / "i.h5", images)
+except OSError as error:
+    print("refused", error.errno)
+print(main(["simulate", str(home / "s.h5"), "--matrix", "16", "--coils", "4", "--acceleration", "1"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 6000])
+def test_a_disk_that_fills_up_ends_neither_the_process_nor_leaves_a_half_file(tmp_path, room):
+    command = [sys.executable, "-c", FULL, str(tmp_path), str(room)]
+    env = {**environment(), "PYTHONPATH": f"{ROOT}:{environment()['PYTHONPATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    refused, number, code = done.stdout.split()
+    assert (refused, int(number)) == ("refused", errno.EFBIG)
+    assert code != "0"
+    assert list(tmp_path.iterdir()) == []

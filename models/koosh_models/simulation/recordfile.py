@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import math
 import os
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +71,8 @@ def write_record(path: str | Path, record: Record, seed: int = 0) -> None:
     paths = None if trajectory.lines is not None else columns(trajectory)
     head = heads(record)
     xml = header_xml(trajectory, record.geometry, imaging.shape[1], record.protocol, record.counters, seed)
-    with part_file(path) as part, h5py.File(part, "w") as file:
+    # in memory first: an HDF5 file that can't be closed for want of disk ends the process when it ends
+    with h5py.File(held := io.BytesIO(), "w") as file:
         group = file.create_group("dataset")
         group.create_dataset("xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes), maxshape=(1,))
         n = len(head)
@@ -82,16 +82,17 @@ def write_record(path: str | Path, record: Record, seed: int = 0) -> None:
             samples = [record.noise[i] if i < n_noise else imaging[i - n_noise] for i in chosen]
             ways = None if paths is None else [None if i < n_noise else paths[i - n_noise] for i in chosen]
             data[start : chosen.stop] = batch(head[start : chosen.stop], samples, ways)
+    put(Path(path), held.getbuffer())
 
 
-@contextlib.contextmanager
-def part_file(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` when the block ends well and vanishes when it doesn't."""
-    path = Path(path)
+def put(path: Path, content: memoryview) -> None:
+    """The content under that name for this user alone, whole and on the disk, or nothing."""
     part = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.part")
     try:
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # for this user alone, whatever the umask
-        yield part
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
