@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import re
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from koosh_gadgets.client import Answer
 from koosh_gadgets.files import read_images, write_images
 from koosh_gadgets.server import Server
 from koosh_gadgets.spool import Recorded, Spool
+from koosh_gadgets.workers import environment
 from tests.fakes.runs import run
 from tests.fakes.site import exchange, listen, running, until
 from tests.fakes.streams import header_xml, point_scan, scan_stream
@@ -79,22 +83,37 @@ def full_disk(_full: bool) -> Found:
         kept = [len(list(Recorded(path).messages())) for path in (disk / "spool").iterdir()]
         for path in (disk / "spool").iterdir():
             list(Recorded(path).records())  # raises where half a record is left
-        half, silent = [], []
         filled(disk)
-        for name, write in writers(disk).items():
-            try:
-                write()
-                silent.append(name)
-            except Exception as error:  # OSError mostly; safetensors has errors of its own
-                known = getattr(error, "errno", None) == errno.ENOSPC
-                silent += [] if known or re.search("no space|os error 28", str(error), re.I) else [name]
-            half += [p.name for p in disk.rglob("*") if p.is_file() and p.name not in ("filler", ".lock")
-                     and "spool" not in p.parts and p.suffix != ".part"]  # fmt: skip
-            half += [p.name for p in disk.rglob("*.part")]
+        silent, half, ending = apart(disk)
     text = f"scan of {size >> 20} MiB, spool of 2: {len(answer.images)} images out, {kept} messages kept whole; "
     text += f"6 writers on a full disk: {len(half)} half files {half[:2] or ''}, "
-    text += f"{len(silent)} without an error {silent or ''}"
-    return Found(len(answer.images) == n and not half and not silent, text)
+    text += f"{len(silent)} without an error {silent or ''}, their process ended with {ending}"
+    return Found(len(answer.images) == n and not half and not silent and ending == 0, text)
+
+
+def tried(disk: Path) -> tuple[list[str], list[str]]:
+    """(writers that did not say that the disk is full, what they left there)."""
+    half, silent = [], []
+    for name, write in writers(disk).items():
+        try:
+            write()
+            silent.append(name)
+        except Exception as error:  # OSError mostly; safetensors has errors of its own
+            known = getattr(error, "errno", None) == errno.ENOSPC
+            silent += [] if known or re.search("no space|os error 28", str(error), re.I) else [name]
+        half += [p.name for p in disk.rglob("*") if p.is_file() and p.name not in ("filler", ".lock")
+                 and "spool" not in p.parts and p.suffix != ".part"]  # fmt: skip
+        half += [p.name for p in disk.rglob("*.part")]
+    return silent, half
+
+
+def apart(disk: Path) -> tuple[list[str], list[str], int]:
+    """The same from a process of its own, and how that ended: a library may end it over a file it can't close."""
+    code = "import json, sys; from pathlib import Path; from benchmarks.promises import endurance as e; "
+    code += "print(json.dumps(e.tried(Path(sys.argv[1]))))"
+    done = subprocess.run([sys.executable, "-c", code, str(disk)], env=environment(), capture_output=True, check=False)
+    silent, half = json.loads(done.stdout.splitlines()[-1]) if done.stdout else ([], ["nothing was tried"])
+    return silent, half, done.returncode
 
 
 def state(process: str) -> tuple[float, int, int]:
