@@ -13,7 +13,6 @@ import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.problem import one_thread
 from benchmarks.trust import data_of
@@ -30,12 +29,6 @@ GAIN = 10.0  # by which errors and disagreement are drawn brighter: white is a t
 HEADS = ("truth", "L1-wavelet, tuned", "{}", "error of L1 x 10", "error of {} x 10", "disagreement x 10")
 
 
-def middle(image: Tensor, mask: Tensor) -> NDArray[np.float64]:
-    """The plane with most of the object in it."""
-    plane = int(mask.sum((1, 2)).argmax())
-    return image[plane].double().numpy()
-
-
 @torch.no_grad()
 def row(case: Case, network: Unrolled) -> tuple[list[NDArray[np.float64]], tuple[float, float]]:
     """Six planes, 0 black and 1 white, and the PSNR of both methods."""
@@ -49,7 +42,8 @@ def row(case: Case, network: Unrolled) -> tuple[list[NDArray[np.float64]], tuple
     errors = [GAIN * (x - wanted).abs() for x, _, _ in seen]
     shown = [wanted, seen[0][0], seen[1][0], *errors, GAIN * doubt]
     scores = [metrics.psnr(x, case.target, case.mask) for x in (l1, image)]
-    return [middle(x / top, case.mask) for x in shown], (scores[0], scores[1])
+    plane = int(wanted.square().sum((1, 2)).argmax())
+    return [(x[plane] / top).double().numpy() for x in shown], (scores[0], scores[1])
 
 
 def draw(rows: list[tuple[str, list[NDArray[np.float64]], tuple[float, float]]], name: str, out: Path) -> None:
@@ -63,7 +57,7 @@ def draw(rows: list[tuple[str, list[NDArray[np.float64]], tuple[float, float]]],
             axis.set_axis_off()
             told = f", {scores[k - 1]:.1f} dB" if k in (1, 2) else ""
             axis.set_title((title if k == 0 else HEADS[k].format(name)) + told, fontsize=7)
-    figure.tight_layout(pad=0.3)
+    figure.tight_layout(pad=0.3, h_pad=1.2)
     figure.savefig(out, dpi=90)
     plt.close(figure)
 

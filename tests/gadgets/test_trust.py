@@ -11,6 +11,7 @@ from koosh_gadgets.dicom.check import check
 from koosh_gadgets.settings import Settings
 from koosh_gadgets.stages import budget, trust
 from koosh_gadgets.stages.budget import WHOLE, Size
+from koosh_gadgets.stages.image import rescaled
 from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.stages.reconstruct import calibrated
 from koosh_models import calibrate, phantom, simulate, trajectory, with_weights
@@ -123,6 +124,16 @@ def test_a_method_without_normal_equations_has_no_maps_and_says_so():
     found, _ = images(method="gridding", trust="both")
     assert numbers(found) == [1]
     assert "gridding sets up no normal equations" in found[0].meta["koosh_trust"]
+
+
+def test_a_gadget_that_scales_complex_images_keeps_a_map_on_the_scale_of_its_image():
+    found, _ = images(trust="residual", complex=True)
+    raw = {im.image_series_index: im for im in found if im.image_type == ismrmrd.IMTYPE_COMPLEX}
+    assert sorted(raw) == [201, 240]
+    (image, *_), (shown,) = (list(rescaled(raw[n], ("magnitude", "phase"))) for n in (201, 240))
+    assert float(shown.meta["RescaleSlope"]) == pytest.approx(float(image.meta["RescaleSlope"]), rel=1e-6)
+    assert shown.meta["WindowWidth"] == "1638"
+    assert shown.image_type == ismrmrd.IMTYPE_MAGNITUDE  # a map has no phase
 
 
 @pytest.mark.slow
