@@ -25,8 +25,9 @@ LONGEST_S = 120.0
 PEER = """
 import socket, sys
 print("here", flush=True)
+ports = sys.stdin.buffer.readline().split()
 raw = sys.stdin.buffer.read()
-socks = [socket.create_connection((sys.argv[1], int(port)), timeout=60) for port in sys.argv[2:]]
+socks = [socket.create_connection((sys.argv[1], int(port)), timeout=60) for port in ports]
 socks[0].sendall(raw)
 print("sent", flush=True)
 socks[0].settimeout(None)
@@ -58,10 +59,13 @@ def ip(*words: str, inside: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def cabled(*ports: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A process with a network of its own and the name of its end of the cable; it connects to all ports of ours."""
+def cabled() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A process with a network of its own and the name of its end of the cable, which nothing else is connected to.
+
+    It reads ports in a line, then bytes, connects to all of them at `HERE` and sends the bytes to the first.
+    """
     ours, theirs = f"kv{os.getpid()}a", f"kv{os.getpid()}b"
-    command = ["unshare", "--net", sys.executable, "-c", PEER, HERE, *map(str, ports)]
+    command = ["unshare", "--net", sys.executable, "-c", PEER, HERE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as peer:
         try:
             assert peer.stdout is not None
@@ -82,14 +86,15 @@ def cabled(*ports: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 def cut_cable(home: Path) -> Noticed:
     """Pull the cable of a peer in the middle of its scan, and of one to which data are on their way."""
     with (
-        running(home, address="0.0.0.0") as server,
-        socket.create_server(("0.0.0.0", 0)) as other,
-        cabled(server.port, other.getsockname()[1]) as (peer, cable),
+        cabled() as (peer, cable),
+        running(home, address=HERE) as server,
+        socket.create_server((HERE, 0)) as other,
     ):
         assert peer.stdin is not None
         assert peer.stdout is not None
         until(lambda: server.worker.ready, LONGEST_S)
-        peer.stdin.write(b"".join(SCAN[:SENT]))
+        ports = f"{server.port} {other.getsockname()[1]}\n"
+        peer.stdin.write(ports.encode() + b"".join(SCAN[:SENT]))
         peer.stdin.close()
         assert peer.stdout.readline() == b"sent\n"
         assert until(lambda: any(c.n_messages == SENT - len(c.first) for c in server._clients.values()), LONGEST_S)
@@ -101,7 +106,7 @@ def cut_cable(home: Path) -> Noticed:
         ip("link", "set", cable, "down", inside=peer.pid)
         cut = time.monotonic()
         sock.sendall(b"images on their way")
-        images = exchange(server.port, SCAN).images
+        images = exchange(server.port, SCAN, host=HERE).images
         until(lambda: not server._clients, LONGEST_S)
         silent = time.monotonic() - cut
         waiting.join(LONGEST_S)

@@ -42,9 +42,11 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def exchange(port: int, stream: list[bytes], half_close: bool = False, wait: float = 240.0) -> Answer:
+def exchange(
+    port: int, stream: list[bytes], half_close: bool = False, wait: float = 240.0, host: str = "127.0.0.1"
+) -> Answer:
     """Send everything, read everything up to close or the end of the stream."""
-    with socket.create_connection(("127.0.0.1", port), timeout=wait) as sock:
+    with socket.create_connection((host, port), timeout=wait) as sock:
         answer = Answer()
         reader = threading.Thread(target=listen, args=(sock, answer, wait))
         reader.start()
