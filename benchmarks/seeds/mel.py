@@ -34,7 +34,7 @@ def memory(kind: str, shape: tuple[int, ...], depths: tuple[int, ...], fresh: bo
     """Plain backpropagation against the invertible strategy at equal net, and how it grows with depth."""
     making, rows, seen = (cartesian, (kind, shape, 6.0, 8, 0)), [], {}
     for stages in depths:
-        seen[stages] = cost(Invertible(), replace(NETS[kind], stages=stages), making, fresh=fresh)
+        seen[stages] = cost(Invertible(bound="proven"), replace(NETS[kind], stages=stages), making, fresh=fresh)
         rows.append(Row(f"{kind} {shape}, {stages} stages: invertible holds", megabytes(seen[stages].held), "MiB"))
         rows.append(Row(f"{kind}, {stages} stages: stage inputs kept", seen[stages].kept, ""))
     flat = seen[depths[-1]].held / seen[depths[0]].held - 1

@@ -23,7 +23,7 @@ STRATEGIES = {
     "checkpoint": lambda: Checkpoint(),
     "blockwise": lambda: Blockwise(tile=8),
     "blockwise, host": lambda: Blockwise(tile=8, boundaries="host"),
-    "invertible": lambda: Invertible(),
+    "invertible": lambda: Invertible(bound="proven"),
     "greedy": lambda: Greedy(2),
     "sequential": lambda: Sequential(stage=1),
 }
