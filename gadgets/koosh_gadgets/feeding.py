@@ -106,6 +106,12 @@ class Answers:
         if self.error is not None:
             raise self.error
 
+    def drop(self) -> None:
+        """Read no further: what was to be asked can't be."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
 
 class Feeder:
     """Sends messages to the worker from a queue, so that neither its start nor its load holds a client up.

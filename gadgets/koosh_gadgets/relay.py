@@ -78,7 +78,11 @@ def reconstruct_recording(path: Path, worker: Worker, sink: Sink, reason: str = 
         before = sink.n_images
         with worker.open(path.stem) as sock:
             answers = Answers(sock, sink)
-            feed(sock, replayed(recorded, parameters, reason, isinstance(sink, ToList)))
+            try:
+                feed(sock, replayed(recorded, parameters, reason, isinstance(sink, ToList)))
+            except Exception:  # of the recording
+                answers.drop()
+                raise
             try:
                 answers.join()
                 return
