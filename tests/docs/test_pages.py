@@ -43,6 +43,7 @@ ELSEWHERE = {
     "koosh pet reconstruct scan.npz image.nii --method network": "tests/gadgets/test_pet_command.py",
     "python -m benchmarks": "a benchmark, and it takes its time; below: that there is one of this name",
     "koosh doctor": "tests/gadgets/test_doctor.py",
+    "koosh evaluate radial3d --benchmark": "hours; tests/gadgets/test_training_commands.py runs a small one",
 }
 # sizes at which a page's command is quick enough for a test
 SMALLER = {
