@@ -120,6 +120,21 @@ class Scan:
         weights = None if self.weights is None else self.weights[index]
         return replace(self, kspace=self.kspace[index], omega=self.omega[index], weights=weights)
 
+    def only(self, which: Tensor) -> Scan:
+        """The scan of these readouts of a single volume, with the density weights that they had in the whole.
+
+        which  (readout) indices
+        """
+        if self.n_frames is not None:
+            raise ValueError("wanted a single volume: take the readouts of one frame after the other")
+        at = which.to(self.kspace.device)
+
+        def cut(samples: Tensor) -> Tensor:
+            return samples.reshape(-1, self.n_readouts, self.readout)[:, at].flatten(1)
+
+        weights = None if self.weights is None else cut(self.weights)[0]
+        return replace(self, kspace=cut(self.kspace), omega=cut(self.omega), weights=weights)
+
     def to(self, device: torch.device | str) -> Scan:
         """The same scan on `device`."""
         weights = None if self.weights is None else self.weights.to(device)

@@ -56,12 +56,9 @@ def parts(scan: Scan, count: int = PARTS, seed: int = 0) -> Iterator[Scan]:
 
 def taken(scan: Scan, which: Tensor) -> Scan:
     """The scan of some readouts, its density weights those of the whole scan times the share that is left out."""
-    assert scan.weights is not None
-    which = which.to(scan.kspace.device)
-    kspace = scan.kspace.reshape(scan.n_coils, -1, scan.readout)[:, which].flatten(1)
-    omega = scan.omega.reshape(len(scan.geometry.matrix), -1, scan.readout)[:, which].flatten(1)
-    weights = scan.weights.reshape(-1, scan.readout)[which].flatten() * (scan.n_readouts / len(which))
-    return replace(scan, kspace=kspace, omega=omega, weights=weights)
+    part = scan.only(which)
+    assert part.weights is not None
+    return replace(part, weights=part.weights * (scan.n_readouts / part.n_readouts))
 
 
 def disagreement(image: Tensor, others: Sequence[Tensor]) -> Tensor:

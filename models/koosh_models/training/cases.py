@@ -130,9 +130,7 @@ def readouts(scan: Scan, which: Tensor) -> Scan:
         weights = torch.stack([part.weights for part in parts if part.weights is not None])
         kspace, omega = torch.stack([p.kspace for p in parts]), torch.stack([p.omega for p in parts])
         return replace(scan, kspace=kspace, omega=omega, weights=weights)
-    kspace = scan.kspace.reshape(scan.n_coils, -1, scan.readout)[:, which].flatten(1)
-    omega = scan.omega.reshape(len(scan.geometry.matrix), -1, scan.readout)[:, which].flatten(1)
-    return with_weights(replace(scan, kspace=kspace, omega=omega, weights=None))
+    return with_weights(replace(scan, weights=None).only(which))
 
 
 def first_iterates(problem: LinearProblem, count: int) -> Tensor:
