@@ -24,12 +24,20 @@ class Volume(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, channel, z, y, x) -> the same with other channels."""
-        n_channels, nz, ny = x.shape[1:4]
-        small = n_channels >= WORTH and n_channels * nz * ny <= SMALL and nz >= 2 * self.kernel_size[0]
-        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if small and plain and len(x) == 1:
-            return _Halved.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return super().forward(x)
+        return convolved(x, self.weight, self.bias)
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution of odd kernels that keeps the size, by the quicker way."""
+    kernel = weight.shape[2:]
+    if len(kernel) == 2:
+        return functional.conv2d(x, weight, bias, padding=[k // 2 for k in kernel])
+    n_channels, nz, ny = x.shape[1:4]
+    small = n_channels >= WORTH and n_channels * nz * ny <= SMALL and nz >= 2 * kernel[0]
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if small and plain and len(x) == 1:
+        return _Halved.apply(x, weight, bias)  # type: ignore[no-untyped-call,no-any-return]
+    return functional.conv3d(x, weight, bias, padding=[k // 2 for k in kernel])
 
 
 class _Halved(torch.autograd.Function):

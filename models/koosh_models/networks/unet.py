@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from koosh_models.networks.convolution import convolution
+from koosh_models.networks.convolution import convolution, convolved
 from koosh_models.networks.regularizer import activate, films, shrink
 
 
@@ -46,38 +48,66 @@ class Unet(nn.Module):
         total = float(self.n_in)
         for level in range(self.levels + 1):
             n, share = self.features * 2**level, 2.0 ** (-self.ndim * level)
-            pooled = n / 2 if level else 0.0
-            way_up = (3 + conditioned) * n if level < self.levels else 0.0
-            total += share * (pooled + conditioned * n + way_up)
+            halved = n / 2 if level else 0.0
+            way_up = conditioned * n if level < self.levels else 0.0
+            total += share * (halved + conditioned * n + way_up)
         return total
 
     @property
-    def pooled(self) -> float:
-        """Numbers per voxel that pooling saves in float32 where a CPU computes in half precision (autocast's rule)."""
-        return sum(self.features * 2.0 ** (level - self.ndim * level) for level in range(self.levels))
+    def repeating(self) -> tuple[int, int]:
+        """Weights that meet repeated voxels, and the numbers of the kernels that `merged` makes of them."""
+        pairs = 2 * sum((self.features * 2**level) ** 2 for level in range(self.levels))
+        return 3**self.ndim * pairs, 4**self.ndim * pairs
 
     def forward(self, channels: Tensor, condition: Tensor | None = None) -> Tensor:
         """(channel, *axes) -> (channel, *axes)."""
-        pool = functional.avg_pool2d if self.ndim == 2 else functional.avg_pool3d
         x, skips = self._padded(channels)[None], []
         for level, layer in enumerate(self.down):
-            x = self._activate(layer(pool(x, 2) if level else x), level, condition)
+            x = self._activate(layer(halved(x) if level else x), level, condition)
             skips.append(x)
         for level in reversed(range(self.levels)):
-            x = self._merge(x, skips[level])
-            x = self._activate(self.up[level](x), self.levels + 1 + level, condition)
+            x = self._activate(
+                merged(x, skips[level], cast(nn.Conv3d, self.up[level])), self.levels + 1 + level, condition
+            )
         inside = tuple(slice(n) for n in channels.shape[1:])
         return self.last(x)[(0, slice(None), *inside)]
 
     def _activate(self, features: Tensor, index: int, condition: Tensor | None) -> Tensor:
         return activate(features, None if self.films is None else self.films[index], condition)
 
-    def _merge(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return torch.cat([functional.interpolate(coarse, scale_factor=2.0, mode="nearest"), skip], 1)
-
     def _padded(self, channels: Tensor) -> Tensor:
         missing = [-n % s for n, s in zip(channels.shape[1:], self.stride, strict=True)]
         return functional.pad(channels, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else channels
+
+
+def halved(x: Tensor) -> Tensor:
+    """Means of 2^n voxels, summed in float32 at least; unlike torch's pooling, nothing is saved for the way back."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    for axis in range(2, x.ndim):
+        one, other = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        x = one.to(wide) + other
+    return x / 2 ** (x.ndim - 2)
+
+
+def merged(coarse: Tensor, skip: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """`layer` of the channels of `coarse`, each voxel repeated 2^n times, and those of `skip` behind them.
+
+    The repeated volume is never formed: repeating and a kernel of 3 are together one transposed convolution with a kernel
+    of 4 and a stride of 2, of which only 2^n taps meet each voxel.
+    """
+    weight, bias = layer.weight, layer.bias
+    n, ndim = coarse.shape[1], coarse.ndim - 2
+    kernel = weight[:, :n].transpose(0, 1)
+    for axis in range(2, ndim + 2):
+        kernel = repeated(kernel, axis)
+    up = functional.conv_transpose2d if ndim == 2 else functional.conv_transpose3d
+    return convolved(skip, weight[:, n:], bias).add_(up(coarse, kernel, stride=2, padding=1))
+
+
+def repeated(kernel: Tensor, axis: int) -> Tensor:
+    """A kernel of 3 along an axis as the transposed one of 4 over repeated voxels."""
+    before, here, after = kernel.unbind(axis)
+    return torch.stack([after, here + after, before + here, before], axis)
 
 
 def reach(levels: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,7 @@ class Unrolled(nn.Module):
         self.dims = dims
         self.regularizers, self.steps = nn.ModuleList(regularizers), nn.ModuleList(steps)
         self.conditioning = _conditioning(dims.traits) if dims.traits else None
+        self.starts: WeakKeyDictionary[Problem, Tensor] | None = None
 
     @property
     def stages(self) -> list[Stage]:
@@ -108,9 +110,20 @@ class Unrolled(nn.Module):
         like = next(self.parameters())
         return cast(Tensor, self.conditioning(torch.tensor(traits, dtype=like.dtype, device=like.device)))
 
-    @torch.no_grad()
+    def keep_starts(self) -> None:
+        """Remember every problem's start image for as long as the problem lives: for problems that come again."""
+        self.starts = WeakKeyDictionary()
+
     def start(self, problem: Problem) -> Tensor:
         """The image before the first stage; it has no parameters."""
+        if self.starts is None:
+            return self._started(problem)
+        if problem not in self.starts:
+            self.starts[problem] = self._started(problem)
+        return self.starts[problem]
+
+    @torch.no_grad()
+    def _started(self, problem: Problem) -> Tensor:
         self.check(problem)
         if self.dims.start == "ones":
             if isinstance(problem, EmissionProblem):

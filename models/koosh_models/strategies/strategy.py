@@ -63,20 +63,20 @@ def real_size(network: Unrolled) -> int:
 
 
 def graph(network: Unrolled, voxels: int) -> int:
-    """Bytes that autograd holds of one regularizer over so many voxels, 16-bit copies of its weights included."""
+    """Bytes that autograd holds of one regularizer over so many voxels, kernels made from its weights included."""
     regularizer = network.stage(0).regularizer
-    if network.dims.precision == "fp32":
-        return round(voxels * regularizer.activations * real_size(network))
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    pooled = float(getattr(regularizer, "pooled", 0.0)) if on_cpu else 0.0
-    return round(voxels * (2 * regularizer.activations + 4 * pooled)) + copies(network)
+    size = real_size(network) if network.dims.precision == "fp32" else 2
+    return round(voxels * size * regularizer.activations) + copies(network)
 
 
 def copies(network: Unrolled) -> int:
-    """Bytes of the 16-bit kernels that autograd holds of one regularizer in half precision."""
+    """Bytes of the kernels that autograd holds of one regularizer besides its weights: derived ones, 16-bit copies."""
+    regularizer = network.stage(0).parts[0]
+    repeating = tuple(getattr(regularizer, "repeating", (0, 0)))
     if network.dims.precision == "fp32":
-        return 0
-    return 2 * sum(p.numel() for p in network.stage(0).parts[0].parameters() if p.ndim > 1)
+        return repeating[1] * real_size(network)
+    plain = sum(p.numel() for p in regularizer.parameters() if p.ndim > 1)
+    return 2 * (plain - repeating[0] + repeating[1])
 
 
 def stage_chain(network: Unrolled, problem: Problem, stages: int) -> int:

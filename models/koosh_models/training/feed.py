@@ -168,7 +168,7 @@ class Feed:
                 if compared is not None:
                     self.compared[case.name] = cast(LinearProblem, self._joined(compared))
                 pair = (case, self._joined(own))
-                if self._keeps:
+                if self.keeps:
                     self._held[index] = pair
                 yield pair
 
@@ -208,12 +208,13 @@ class Feed:
         return self.late and self.cache is not None and not self.data.split and self.place.coils == 1
 
     @property
-    def _keeps(self) -> bool:
+    def keeps(self) -> bool:
+        """Whether the same problems come again every epoch."""
         return 0 < self.data.cases <= self.hold
 
     def _missing(self, order: list[int]) -> list[int]:
         """The indices to fetch, in order: each once where all are kept."""
-        if not self._keeps:
+        if not self.keeps:
             return order
         return list(dict.fromkeys(i for i in order if i not in self._held))
 

@@ -83,6 +83,8 @@ class Run:
         self.feed = Feed(
             recipe.data, cache, place, settings.accumulate, settings.workers, settings.hold, device, late=settings.late
         )
+        if self.feed.keeps:
+            self.network.keep_starts()
         self.cache, self._cases = cache, list[tuple[AnyCase, Problem]]()
 
     def _place(self, part: Part) -> Place:

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from koosh_models.networks import Dims
+from koosh_models.networks.convolution import convolution
 from koosh_models.networks.regularizer import to_channels, to_image
+from koosh_models.networks.unet import halved, merged
 from koosh_models.networks.unrolled import regularizer
 from tests.properties import random_complex
 
@@ -53,7 +55,8 @@ def test_autograd_saves_the_declared_numbers_per_voxel(name, traits):
         out = made(torch.randn(2, *shape, requires_grad=True), condition)
     saved = sum(n for where, n in held.items() if where not in own)
     voxels = out[0].numel()
-    assert saved == pytest.approx(made.activations * 4 * voxels, rel=0.02)
+    kernels = getattr(made, "repeating", (0, 0))[1]
+    assert saved == pytest.approx((made.activations * voxels + kernels) * 4, rel=0.02)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -83,3 +86,23 @@ def test_channels_and_image_are_inverse_and_the_guide_goes_last():
 def test_dimensions_that_fit_nothing_are_refused(make):
     with pytest.raises(ValueError, match="axes"):
         make()
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_way_up_is_the_layer_of_the_repeated_volume_beside_the_skip(ndim):
+    torch.manual_seed(ndim)
+    layer = convolution(5 + 3, 4, (3,) * ndim).double()
+    coarse = torch.randn(1, 5, *(4, 6, 5)[:ndim], dtype=torch.float64)
+    skip = torch.randn(1, 3, *(8, 12, 10)[:ndim], dtype=torch.float64)
+    wanted = layer(torch.cat([torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="nearest"), skip], 1))
+    torch.testing.assert_close(merged(coarse, skip, layer), wanted)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_halving_takes_means(ndim):
+    volume = torch.randn(1, 3, *(4, 6, 10)[:ndim])
+    pool = torch.nn.functional.avg_pool2d if ndim == 2 else torch.nn.functional.avg_pool3d
+    torch.testing.assert_close(halved(volume), pool(volume, 2))
+    rounded = halved(volume.bfloat16())
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, pool(volume.bfloat16().float(), 2))
