@@ -84,7 +84,7 @@ def halved(x: Tensor) -> Tensor:
     """Means of 2^n voxels, summed in float32 at least; unlike torch's pooling, nothing is saved for the way back."""
     wide = torch.promote_types(x.dtype, torch.float32)
     for axis in range(2, x.ndim):
-        one, other = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        one, other = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :]).unbind(axis + 1)
         x = one.to(wide) + other
     return x / 2 ** (x.ndim - 2)
 
@@ -92,8 +92,8 @@ def halved(x: Tensor) -> Tensor:
 def merged(coarse: Tensor, skip: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
     """`layer` of the channels of `coarse`, each voxel repeated 2^n times, and those of `skip` behind them.
 
-    The repeated volume is never formed: repeating and a kernel of 3 are together one transposed convolution with a kernel
-    of 4 and a stride of 2, of which only 2^n taps meet each voxel.
+    The repeated volume is never formed: repeating and a kernel of 3 are together one transposed convolution with a
+    kernel of 4 and a stride of 2, of which only 2^n taps meet each voxel.
     """
     weight, bias = layer.weight, layer.bias
     n, ndim = coarse.shape[1], coarse.ndim - 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -11,15 +13,19 @@ from koosh_models.weights import verify
 
 SCALARS = 20.0  # Adam moves a parameter by about its rate a step: a logarithm has further to go than a kernel's entries
 
+FREE = ("start", "start_steps", "cg_steps", "cg_tolerance", "step", "lam", "gamma", "precision", "upright")
+"""What may differ where a training goes on from weights: it changes no weight's shape, and learned ones stay."""
+
 
 def begun(recipe: Recipe) -> Unrolled:
     """The network before the first step: drawn from torch's generator, or that of weights to go on with."""
     network = build(recipe.network)
     if recipe.training.init:
         state, card = verify(recipe.training.init)
-        if card.dims != recipe.network:
+        if replace(card.dims, **{key: getattr(recipe.network, key) for key in FREE}) != recipe.network:
             raise ValueError(
-                f"training.init names {card.name}, a network of {card.dims}; the recipe's is {recipe.network}"
+                f"training.init names {card.name}, a network of {card.dims}; the recipe's is {recipe.network} "
+                f"(only {', '.join(FREE)} may differ)"
             )
         network.load_state_dict(state)
     return network
