@@ -203,8 +203,19 @@ def test_a_run_begins_with_the_weights_it_is_told_and_refuses_others(tmp_path, c
     second = run(tmp_path, cache, f"training.init={tmp_path}/begun.safetensors", "training.seed=5")
     kept, _ = weights.load(tmp_path / "begun.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(second.network.parameters(), kept.parameters(), strict=True))
+    fewer = run(tmp_path, cache, f"training.init={tmp_path}/begun.safetensors", "network.cg_steps=1")
+    assert fewer.network.dims.cg_steps == 1
     with pytest.raises(ValueError, match="the recipe's is"):
         run(tmp_path, cache, f"training.init={tmp_path}/begun.safetensors", "network.features=5")
+
+
+def test_start_images_of_problems_that_come_again_are_made_once(tmp_path, cache):
+    kept, anew = run(tmp_path, cache, "training.hold=8"), run(tmp_path, cache)
+    assert anew.network.starts is None
+    made = next(iter(kept.feed.batches(0, 1)))[0][1]
+    first = kept.network.start(made)
+    assert kept.network.start(made) is first
+    torch.testing.assert_close(first, anew.network.start(made))
 
 
 def test_images_on_disk_and_late_operators_change_no_bit(tmp_path, cache):
