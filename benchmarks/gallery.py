@@ -21,7 +21,7 @@ from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.mri import non_cartesian
 from koosh_models.training import benchmark_groups
 from koosh_models.training.cases import Case
-from koosh_models.training.validate import tuned_l1
+from koosh_models.training.validate import best_weight
 from koosh_models.trust import disagreement, parts
 
 matplotlib.use("Agg")
@@ -33,7 +33,7 @@ HEADS = ("truth", "L1-wavelet, tuned", "{}", "error of L1 x 10", "error of {} x 
 def row(case: Case, network: Unrolled) -> tuple[list[NDArray[np.float64]], tuple[float, float]]:
     """Six planes, 0 black and 1 white, and the PSNR of both methods."""
     problem = case.problem()
-    l1, image = tuned_l1(problem, case), network(problem)
+    l1, image = best_weight(problem, case, "l1")[0], network(problem)
     halves = [network(non_cartesian(part, case.maps)) for part in parts(case.scan)]
     seen = [metrics.fitted(x, case.target, case.mask) for x in (l1, image)]
     wanted = seen[0][1]

@@ -100,7 +100,7 @@ def unrolled(problem: LinearProblem, network: Unrolled, memory: int = 0) -> clas
     image = network(problem, tile=side)
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise ArithmeticError("the network's image contains NaN or Inf; its weights don't suit this scan, use l1 or cg")
-    steps = network.dims.start_steps * (network.dims.start == "cg") + network.dims.stages * network.dims.cg_steps
+    steps = network.dims.start_steps * (network.dims.start in ("cg", "llr")) + network.dims.stages * network.dims.cg_steps
     return classical.Result(image, steps)
 
 
@@ -122,7 +122,7 @@ def reconstruct(
     weights: str | None = None,
     memory: int = 0,
 ) -> Reconstruction:
-    """The image of a scan; a series is reconstructed frame by frame with common maps, or as a whole by "llr".
+    """The image of a scan; "llr" and networks take a series as a whole, the others frame by frame with common maps.
 
     weights  of "unrolled": name or path; None for the newest that takes the scan
     memory   bytes for one tile of a network; 0: what is usual for the device
@@ -134,7 +134,7 @@ def reconstruct(
     with _timed(seconds, "maps"):
         maps = maps or calibrate(scan)
     images, facts = [], {}
-    whole = scan.n_frames is None or method == "llr"
+    whole = scan.n_frames is None or method in ("llr", "unrolled")  # a network for single images refuses a series
     parts = [scan] if whole else [scan.frame(k) for k in range(scan.n_frames or 0)]
     box = box_around(maps.mask)
     inside = boxed_maps(maps.maps, box)

@@ -62,6 +62,17 @@ def test_a_cine_gains_over_frame_wise_reconstruction(family, acceleration, gain)
     assert together > frame_wise + gain
 
 
+def test_few_iterations_go_further_from_an_image_that_stands_still():
+    made = cine("cine_cartesian", 6.0)
+    problem = dynamic(made.scan, calibrate(made.scan).maps)
+    frozen = llr.still(problem)
+    assert torch.equal(frozen[0], frozen[-1])
+    from_zero = llr.locally_low_rank(problem, llr.STRONG, 10).image
+    images = (from_zero, frozen, llr.few_patterns(problem, 10))
+    found = [psnr(image, made.truth, made.mask) for image in images]
+    assert found[2] > max(found[:2]) + 0.5
+
+
 def test_reconstruct_offers_it_for_a_series():
     made = cine("cine_radial", 4.0)
     result = reconstruct(made.scan, "llr")
@@ -73,6 +84,8 @@ def test_a_single_volume_and_a_negative_weight_are_refused():
     single = LinearProblem(lambda x: x, random_complex((8, 8)))
     with pytest.raises(ValueError, match="needs a series"):
         llr.locally_low_rank(single)
+    with pytest.raises(ValueError, match="needs a series"):
+        llr.few_patterns(single, 3)
     series = LinearProblem(lambda x: x, random_complex((3, 8, 8)))
     with pytest.raises(ValueError, match="wanted 0 or more"):
         llr.locally_low_rank(series, weight=-1)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from koosh_models.baselines.classical import Progress, Result
 from koosh_models.physics.problem import LinearProblem
-from koosh_models.physics.solve import largest_eigenvalue
+from koosh_models.physics.solve import conjugate_gradient, largest_eigenvalue
 
 WEIGHT = 0.005  # in units of the scale; the middle of what tuning on cines of 4 to 12-fold undersampling chose
+STRONG = 0.025  # for a few iterations that begin with a series that stands still
 ITERATIONS = 40
 SIDE = {1: 16, 2: 6, 3: 4}  # voxels across a patch, by spatial axes
 
@@ -22,6 +23,7 @@ def locally_low_rank(
     seed: int = 0,
     lipschitz: float | None = None,
     progress: Progress | None = None,
+    start: Tensor | None = None,
 ) -> Result:
     """`argmin |W^1/2 (A x - y)|^2 / 2 + weight * scale * sum_p |C_p x|_*` by FISTA, patches at random shifts.
 
@@ -32,6 +34,7 @@ def locally_low_rank(
     problem    of a series, (frame, z, y, x) or (frame, y, x)
     side       voxels across a patch
     lipschitz  largest eigenvalue of the normal operator; estimated by power iteration where not given
+    start      image to begin with; zero where not given
     """
     check(problem, weight)
     axes = len(problem.shape) - 1
@@ -39,7 +42,7 @@ def locally_low_rank(
     step = 1 / (lipschitz or 1.1 * largest_eigenvalue(problem.normal, problem.b))
     threshold = weight * problem.scale * step * (width ** (axes / 2) + problem.shape[0] ** 0.5)
     generator = torch.Generator().manual_seed(seed)
-    x = z = problem.b * 0
+    x = z = problem.b * 0 if start is None else start
     t = 1.0
     for k in range(iterations):
         new = shrunk(z - step * (problem.normal(z) - problem.b), threshold, width, generator)
@@ -49,6 +52,22 @@ def locally_low_rank(
         if progress is not None:
             progress(k, x)
     return Result(x, iterations)
+
+
+def few_patterns(problem: LinearProblem, iterations: int) -> Tensor:
+    """What a network may start from: some iterations under a strong weight, from the best image without motion."""
+    check(problem, STRONG)
+    return locally_low_rank(problem, STRONG, iterations, start=still(problem)).image
+
+
+def still(problem: LinearProblem, steps: int = 6) -> Tensor:
+    """The one image that fits the samples of all frames together best, as every frame."""
+    shape = problem.shape
+
+    def normal(image: Tensor) -> Tensor:
+        return problem.normal(image.expand(shape).contiguous()).mean(0)
+
+    return conjugate_gradient(normal, problem.b.mean(0), iterations=steps).x.expand(shape).contiguous()
 
 
 def check(problem: LinearProblem, weight: float) -> None:

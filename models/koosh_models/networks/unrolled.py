@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from koosh_models.baselines.locally_low_rank import few_patterns
 from koosh_models.networks import tiles
 from koosh_models.networks.cnn import residual_cnn, space_time_cnn
 from koosh_models.networks.consistency import ConjugateGradient, Consistency, GradientStep, Proximal, linear_problem
@@ -34,8 +35,8 @@ class Dims:
     channels     2 for complex images, 1 for real ones
     guides       channels of another contrast that the problem brings (`problem.guide`)
     traits       numbers the problem brings to condition on (`problem.traits`), 0 for none
-    start        image before the first stage: "zero", "adjoint" (b), "cg" (steps on N x = b), "ones" (times scale) or
-                 "osem" (PET); start_steps of "cg" and "osem"
+    start        image before the first stage: "zero", "adjoint" (b), "cg" (steps on N x = b), "llr" (locally low rank,
+                 for series), "ones" (times scale) or "osem" (PET); start_steps of "cg", "llr" and "osem"
     step, lam    where the consistency steps begin; both are learned
     gamma        where the strength of an "em" step begins (PET); learned; 0 stays OSEM
     truncated    no gradient through the projections of an "em" step
@@ -54,7 +55,7 @@ class Dims:
     channels: Literal[1, 2] = 2
     guides: int = 0
     traits: int = 0
-    start: Literal["zero", "adjoint", "cg", "ones", "osem"] = "cg"
+    start: Literal["zero", "adjoint", "cg", "llr", "ones", "osem"] = "cg"
     step: float = 0.5  # density-weighted problems have eigenvalues of up to 3
     lam: float = 0.05
     gamma: float = 0.2
@@ -136,6 +137,8 @@ class Unrolled(nn.Module):
         linear = linear_problem(problem, f"start image {self.dims.start!r}")
         if self.dims.start == "adjoint":
             return linear.b.clone()
+        if self.dims.start == "llr":
+            return few_patterns(linear, self.dims.start_steps)
         return conjugate_gradient(linear.normal, linear.b, None, self.dims.start_steps, self.dims.cg_tolerance).x
 
     def forward(self, problem: Problem, start: Tensor | None = None, tile: int | Sequence[int] | None = None) -> Tensor:

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from koosh_models import memory, metrics
-from koosh_models.baselines import bart, classical
+from koosh_models.baselines import bart
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.training.benchmark_groups import Group, cases_of
 from koosh_models.training.cases import Case
 from koosh_models.training.findings import invented, spots
-from koosh_models.training.validate import L1_WEIGHTS, classic, tuned
+from koosh_models.training.validate import best_weight, classic, tuned
 
-METHODS = ("gridding", "cg", "l1")
 BART_WEIGHTS = (0.0025, 0.005, 0.01, 0.02, 0.04)
 
 
@@ -29,7 +28,7 @@ class Row:
     """One method on one case.
 
     values    psnr (dB), ssim, nrmse, hfen; `invented` blobs; `kept` share of the spots' contrast where there are any
-    seconds   of CPU, once maps and operator are made (BART makes its own); of L1-wavelet for one weight
+    seconds   of CPU, once maps and operator are made (BART makes its own); of tuned methods for one weight
     spheres   kept share of each inserted spot
     contrasts of the same spots
     memory    MiB at the peak, operator included, above what the process held before; of BART its whole process
@@ -67,8 +66,8 @@ def made(case: Case, method: str, network: Unrolled | None) -> Made:
     memory.forget_peak()
     problem = case.problem()
     begun, tries = time.process_time(), 1
-    if method == "l1":
-        image, tries = tuned(lambda weight: classical.l1_wavelet(problem, weight).image, L1_WEIGHTS, case)
+    if method in ("l1", "llr"):
+        image, tries = best_weight(problem, case, method)
     else:
         image = network(problem) if network is not None else classic(case, problem, method)
     seconds = (time.process_time() - begun) / tries

@@ -18,7 +18,8 @@ from koosh_models.training.tables import Data
 from koosh_models.training.volumes import Source
 
 ACCELERATIONS = (4, 8, 12, 16, 20)
-MAIN = 12
+MAIN, SERIES = 12, 8
+"""The acceleration that all cases are made at, of volumes and of series."""
 BODY = ("knee", "chest", "abdomen", "vessels")
 SPHERES = 20  # a case
 FREE = "lesion-free phantoms"
@@ -47,18 +48,36 @@ class Group:
 
 
 def groups(data: Data, cases: int) -> list[Group]:
-    """R = 12 with all `cases`, a fifth of them at every other acceleration and in each group out of domain.
+    """Of volumes R = 12 with all `cases`, a fifth of them at every other acceleration and in each group out of domain.
 
     Seven tenths of them with spheres, and five times as many phantoms without a lesion: for 20 cases more than 200
     spheres, and 100 phantoms in which nothing may be invented.
     """
     few = range(max(1, cases // 5))
+    if data.dynamic:
+        return of_series(data, range(cases), few)
     out = [
         Group(f"R = {speed}", at(data, acceleration=float(speed)), range(cases) if speed == MAIN else few)
         for speed in ACCELERATIONS
     ]
     data = at(data, acceleration=float(MAIN))
     return [*out, *with_insertions(data, cases), *elsewhere(data, few)]
+
+
+def of_series(data: Data, every: range, few: range) -> list[Group]:
+    """R = 8 with all cases, the others with a fifth of them."""
+    speeds = [
+        Group(f"R = {speed}", at(data, acceleration=float(speed)), every if speed == SERIES else few)
+        for speed in (4, SERIES, 12)
+    ]
+    data = at(data, acceleration=float(SERIES))
+    return [
+        *speeds,
+        *(Group(f"{n} coils", at(data, coils=n), few) for n in (4, 16)),
+        *(Group(f"{n} frames", at(data, frames=n), few) for n in (data.frames // 2, 2 * data.frames)),
+        Group("noise 6 %", at(data, noise=0.06), few),
+        Group("no noise", at(data, noise=0.0), few),
+    ]
 
 
 def with_insertions(data: Data, cases: int) -> list[Group]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from koosh_models.training.benchmark import Row, differences
 
-PEERS = {"l1": "tuned on the truth of each case", "bart": "BART's L1-wavelet, tuned on the truth of each case"}
+TUNED = "tuned on the truth of each case"
+PEERS = {"l1": TUNED, "llr": f"locally low rank, {TUNED}", "bart": f"BART's L1-wavelet, {TUNED}"}
 CLASSES = ((0.2, 0.3), (0.3, 0.4), (0.4, 0.5))
 """Contrasts of the inserted spheres, darker and brighter."""
 

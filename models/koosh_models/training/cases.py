@@ -69,8 +69,9 @@ class Case:
     def _linear(self, scan: Scan, maps: Tensor) -> LinearProblem:
         if not self.on_grid:
             return dynamic(scan, maps) if scan.n_frames is not None else non_cartesian(scan, maps)
-        kspace, mask = gridded(scan)
-        return cartesian_series(kspace, mask, maps) if scan.n_frames is not None else cartesian(kspace, mask, maps)
+        if scan.n_frames is not None:  # weighted as online, where a line's place need not be on the grid
+            return cartesian_series(*gridded(scan), maps)
+        return cartesian(*gridded(replace(scan, weights=None)), maps)
 
     @property
     def on_grid(self) -> bool:
@@ -143,20 +144,25 @@ def first_iterates(problem: LinearProblem, count: int) -> Tensor:
 
 
 def gridded(scan: Scan) -> tuple[Tensor, Tensor]:
-    """k-space (.., coil, *matrix) and mask (.., *matrix) of samples that lie on the grid."""
+    """k-space (.., coil, *matrix) and mask (.., *matrix) of samples that lie on the grid.
+
+    Both hold the root of the density weights, where the scan has them: the normal equations are then those that the
+    same scan has without its grid.
+    """
     matrix, frames = scan.geometry.matrix, scan.n_frames or 1
     coils, axes = scan.n_coils, len(matrix)
     sizes = torch.tensor(matrix, dtype=scan.omega.dtype, device=scan.omega.device)
     omega = scan.omega.reshape(frames, axes, -1)
     index = (omega * sizes[:, None] / (2 * math.pi)).round().long() + (sizes.long() // 2)[:, None]
+    root = torch.ones_like(omega[:, 0]) if scan.weights is None else scan.weights.reshape(frames, -1).sqrt()
     kspace = scan.kspace.new_zeros(frames, coils, math.prod(matrix))
     mask = torch.zeros(frames, math.prod(matrix), device=scan.omega.device)
     for frame in range(frames):
         at = torch.zeros_like(index[frame, 0])
         for axis, n in enumerate(matrix):
             at = at * n + index[frame, axis] % n
-        kspace[frame][:, at] = scan.kspace.reshape(frames, coils, -1)[frame]
-        mask[frame][at] = 1
+        kspace[frame][:, at] = scan.kspace.reshape(frames, coils, -1)[frame] * root[frame]
+        mask[frame][at] = root[frame]
     kspace, mask = kspace.reshape(frames, coils, *matrix), mask.reshape(frames, *matrix)
     return (kspace, mask) if scan.n_frames is not None else (kspace[0], mask[0])
 

@@ -42,7 +42,8 @@ def trained_on(data: Data) -> weights.Range:
         voxel_mm=(min(voxels), max(voxels)),
         coils=(float(data.coils[0]), float(data.coils[1])),
         noise=data.noise,
-        dynamic=any(name.startswith("cine") for name in data.trajectory),
+        dynamic=data.dynamic,
+        **({"frames": (data.frames, data.frames)} if data.dynamic else {}),
     )
 
 

@@ -40,7 +40,7 @@ class Recipe(Strict):
     @classmethod
     def ranges(cls, value: dict[str, Interval]) -> dict[str, Interval]:
         """Refuse names that a card has no range for."""
-        known = ("acceleration", "matrix", "voxel_mm", "coils")
+        known = ("acceleration", "matrix", "voxel_mm", "coils", "frames")
         for name in value:
             if name not in known:
                 raise ValueError(f"unknown {name!r}{nearest(name, known)}; known: {', '.join(known)}")
@@ -51,7 +51,7 @@ class Recipe(Strict):
         """Refuse a network whose axes are not those of its data."""
         if self.data.pet is not None:
             return self._fitting_pet(self.data.pet)
-        dynamic = {"cine_radial", "cine_cartesian"} & set(self.data.trajectory)
+        dynamic = self.data.dynamic
         if dynamic and (self.data.motion_voxels[1] or self.data.motion_degrees[1]):
             raise ValueError(
                 "data.motion_voxels and data.motion_degrees are for still anatomies; a series moves itself"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from koosh_models.simulation.phantoms import ANATOMIES
-from koosh_models.simulation.trajectories import FAMILIES
+from koosh_models.simulation.trajectories import DYNAMIC, FAMILIES
 from koosh_models.training.pet import PetData
 
 Interval = tuple[float, float]
@@ -71,6 +71,11 @@ class Data(Strict):
     split: float = Field(default=0.0, ge=0, lt=1)
     pet: PetData | None = None
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the scans are series."""
+        return any(name in DYNAMIC for name in self.trajectory)
 
     @field_validator("phantoms", "trajectory")
     @classmethod

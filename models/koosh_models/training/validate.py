@@ -12,6 +12,7 @@ from torch import Tensor
 
 from koosh_models import metrics
 from koosh_models.baselines import classical
+from koosh_models.baselines.locally_low_rank import locally_low_rank
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.problem import EmissionProblem, LinearProblem, Problem
 from koosh_models.training.feed import AnyCase
@@ -20,6 +21,8 @@ from koosh_models.training.tables import Data
 
 L1_WEIGHTS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Weights of L1-wavelet, of which the best for each case is taken: tuned on the truth, which no user can."""
+LLR_WEIGHTS = (0.0025, 0.005, 0.01, 0.02, 0.04)
+"""The same of locally low rank."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +39,11 @@ class Score:
     image: Tensor = field(repr=False)
 
 
-def tuned_l1(problem: LinearProblem, case: AnyCase) -> Tensor:
-    """The L1-wavelet image whose weight is best for this case's truth."""
-    return tuned(lambda weight: classical.l1_wavelet(problem, weight).image, L1_WEIGHTS, case)[0]
+def best_weight(problem: LinearProblem, case: AnyCase, method: str) -> tuple[Tensor, int]:
+    """The image of "l1" or "llr" whose weight is best for this case's truth, and how many were made."""
+    if method == "l1":
+        return tuned(lambda weight: classical.l1_wavelet(problem, weight).image, L1_WEIGHTS, case)
+    return tuned(lambda weight: locally_low_rank(problem, weight).image, LLR_WEIGHTS, case)
 
 
 def tuned(make: Callable[[float], Tensor], weights: Sequence[float], case: AnyCase) -> tuple[Tensor, int]:
@@ -62,15 +67,19 @@ def tuned(make: Callable[[float], Tensor], weights: Sequence[float], case: AnyCa
 MRI: dict[str, Callable[[LinearProblem, AnyCase], Tensor]] = {
     "gridding": lambda problem, case: classical.gridding(problem).image,
     "cg": lambda problem, case: classical.cg_sense(problem).image,
-    "l1": tuned_l1,
+    "l1": lambda problem, case: best_weight(problem, case, "l1")[0],
     "l1-default": lambda problem, case: classical.l1_wavelet(problem).image,
+    "llr": lambda problem, case: best_weight(problem, case, "llr")[0],
+    "llr-default": lambda problem, case: locally_low_rank(problem).image,
 }
 PET: dict[str, Callable[[EmissionProblem, PetCase], Tensor]] = {"osem": best_osem, "map": best_map}
 
 
 def usual(data: Data) -> tuple[str, ...]:
     """The methods that a network for such data is compared with."""
-    return ("gridding", "cg", "l1") if data.pet is None else tuple(PET)
+    if data.pet is not None:
+        return tuple(PET)
+    return ("gridding", "cg", "l1", *(["llr"] if data.dynamic else []))
 
 
 def classic(case: AnyCase, problem: Problem, method: str) -> Tensor:

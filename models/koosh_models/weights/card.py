@@ -23,6 +23,7 @@ class Range(BaseModel):
     acceleration, matrix, voxel_mm, coils   lowest and highest; of matrix and voxel the smallest and largest axis
     noise         share of the mean signal; recorded, a scan does not tell it
     dynamic       series (frame, y, x) instead of single images
+    frames        lowest and highest number of them in a series
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,8 +36,9 @@ class Range(BaseModel):
     coils: Interval = (1.0, 1024.0)
     noise: Interval = (0.0, 1.0)
     dynamic: bool = False
+    frames: Interval = (1.0, 4096.0)
 
-    @field_validator("acceleration", "matrix", "voxel_mm", "coils", "noise")
+    @field_validator("acceleration", "matrix", "voxel_mm", "coils", "noise", "frames")
     @classmethod
     def ordered(cls, value: Interval) -> Interval:
         """Refuse an interval that holds nothing."""
@@ -57,10 +59,11 @@ class Range(BaseModel):
             ("matrix", tuple(float(n) for n in seen.matrix), self.matrix),
             ("voxel size in mm", seen.voxel_mm, self.voxel_mm),
             ("number of coils", (float(seen.n_coils),), self.coils),
+            ("number of frames", () if seen.n_frames is None else (float(seen.n_frames),), self.frames),
         )
         for what, values, (low, high) in checks:
             # a tenth of slack: spokes are rounded, and a range is no cliff
-            if min(values) < 0.9 * low or max(values) > 1.1 * high:
+            if any(v < 0.9 * low or v > 1.1 * high for v in values):
                 return f"the {what} is {' x '.join(f'{v:.4g}' for v in values)}, the network knows {low:g} to {high:g}"
         return None
 

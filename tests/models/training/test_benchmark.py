@@ -15,6 +15,7 @@ from koosh_models.training.benchmark_groups import FREE, bony, groups, inverted
 from koosh_models.training.benchmark_tables import shown
 from koosh_models.training.findings import ball, blobs, invented, spots
 from koosh_models.training.tables import Data
+from koosh_models.training.validate import usual
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,27 @@ def test_the_whole_benchmark_has_enough_spheres_and_a_hundred_phantoms_without_a
     assert len(found[FREE].numbers) == 100
     assert found[FREE].inserts is None
     assert len(found["R = 12"].numbers) == 20
+
+
+SERIES = Data(phantoms=("cine",), trajectory=("cine_cartesian",), matrix=((20, 24),), frames=4, validation_coils=4)
+
+
+def test_series_are_compared_at_eight_fold_speed_and_with_other_frames_coils_and_noise():
+    found = {g.title: g for g in groups(SERIES, 15)}
+    assert list(found) == [
+        "R = 4", "R = 8", "R = 12", "4 coils", "16 coils", "2 frames", "8 frames", "noise 6 %", "no noise",
+    ]  # fmt: skip
+    assert len(found["R = 8"].numbers) == 15
+    assert found["8 frames"].data.frames == 8
+    assert found["8 frames"].data.validation_acceleration == 8
+
+
+def test_locally_low_rank_is_tuned_on_the_truth_of_a_series():
+    (group,) = [g for g in groups(SERIES, 1) if g.title == "R = 8"]
+    plain, tuned = benchmark.run([group], ("llr-default", "llr"), {}, None)
+    assert tuned.values["psnr"] >= plain.values["psnr"]
+    assert usual(SERIES) == ("gridding", "cg", "l1", "llr")
+    assert "llr" not in usual(Data())
 
 
 @pytest.mark.parametrize("change", [inverted, bony])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from koosh_models.metrics import psnr
+from koosh_models.physics.mri import dynamic
 from koosh_models.training import cases
 from koosh_models.training.feed import Feed, Place, ahead, number
 from koosh_models.training.recorded import recorded
@@ -96,6 +97,15 @@ def test_a_recorded_series_keeps_other_readouts_in_each_frame(tmp_path):
     assert problem.shape == back.target.shape == back.goal(torch.device("cpu"))(2).shape
     gridded = problem.b * (problem.b.conj() * back.target).sum() / problem.b.norm() ** 2
     assert float((gridded - back.target).norm() / back.target.norm()) < 0.6
+
+
+def test_a_cartesian_series_poses_the_problem_that_it_poses_online():
+    data = Data(trajectory=("cine_cartesian",), phantoms=("cine",), matrix=((20, 24),), frames=3, coils=(3, 3))
+    case = cases.draw(data, "training", 0)
+    trained, online = case.problem(), dynamic(case.scan, case.maps)
+    assert trained.scale == pytest.approx(online.scale, rel=1e-3)
+    for mine, other in ((trained.b, online.b), (trained.normal(case.target), online.normal(case.target))):
+        assert float((mine - other).norm() / other.norm()) < 1e-3
 
 
 def test_the_box_of_the_object_keeps_the_measurement():

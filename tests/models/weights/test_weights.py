@@ -172,6 +172,23 @@ def test_the_card_says_which_scans_are_out_of_range_and_why(scan, reason):
     assert why is None if reason is None else reason in why
 
 
+@pytest.mark.parametrize(("frames", "reason"), [((4, 8), None), ((8, 20), "number of frames is 4")])
+def test_a_card_for_series_says_how_many_frames_it_takes(frames, reason):
+    reach = weights.Range(axes=2, families=("cartesian",), dynamic=True, frames=frames)
+    why = reach.refuses(scan_of("cine_cartesian", (24, 24), 2))
+    assert why is None if reason is None else reason in why
+
+
+def test_reconstruct_gives_a_series_to_a_network_as_a_whole(tmp_path):
+    dims = Dims(ndim=3, stages=1, regularizer="spacetime", layers=2, features=4, start="llr", start_steps=3)
+    reach = weights.Range(axes=2, families=("cartesian",), dynamic=True)
+    card = weights.Card(name="moving", dims=dims, trained=reach, accepts=reach)
+    weights.save(tmp_path / "moving.safetensors", build(dims), card)
+    done = reconstruct(scan_of("cine_cartesian", (24, 24), 2), "unrolled", weights=str(tmp_path / "moving.safetensors"))
+    assert done.volume.shape == (4, 24, 24)
+    assert done.weights.startswith("moving ")
+
+
 def test_the_newest_fitting_network_is_chosen():
     old, new = CARD, CARD.model_copy(update={"name": "newer", "created": "2026-02-01"})
     other = CARD.model_copy(update={"name": "other", "accepts": RANGE.model_copy(update={"families": ("cartesian",)})})
