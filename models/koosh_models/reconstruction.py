@@ -100,9 +100,8 @@ def unrolled(problem: LinearProblem, network: Unrolled, memory: int = 0) -> clas
     image = network(problem, tile=side)
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise ArithmeticError("the network's image contains NaN or Inf; its weights don't suit this scan, use l1 or cg")
-    steps = (
-        network.dims.start_steps * (network.dims.start in ("cg", "llr")) + network.dims.stages * network.dims.cg_steps
-    )
+    dims = network.dims
+    steps = dims.start_steps * (dims.start in ("cg", "llr")) + dims.stages * dims.cg_steps
     return classical.Result(image, steps)
 
 
