@@ -9,6 +9,7 @@ from torch import Tensor
 from koosh_models.physics import engines, toeplitz
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.sense import PairNormal, Sense, SenseNormal, SmoothMaps
+from koosh_models.physics.shifted import build_shifted
 from tests.properties import assert_adjoint, assert_double_backward, assert_gradient, assert_normal, random_complex
 
 BACKENDS = [b for b in engines.BACKENDS if b != "cufinufft"]
@@ -96,7 +97,7 @@ def test_toeplitz_equals_the_weighted_pair(matrix, dtype):
 @pytest.mark.parametrize("matrix", SIZES)
 def test_the_eight_shift_form_equals_the_slab_form_and_is_self_adjoint(matrix):
     nufft, weights = Nufft(trajectory(len(matrix)), matrix, 1e-5), torch.rand(50)
-    shifted, x, y = toeplitz.build_shifted(nufft, weights), random_complex(matrix), random_complex(matrix, 1)
+    shifted, x, y = build_shifted(nufft, weights), random_complex(matrix), random_complex(matrix, 1)
     want = toeplitz.build(nufft, weights).normal(x)
     assert (shifted.normal(x) - want).norm() <= 1e-5 * want.norm()
     left = torch.vdot(shifted.normal(x).flatten(), y.flatten())

@@ -98,6 +98,10 @@ def merged(coarse: Tensor, skip: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor
     weight, bias = layer.weight, layer.bias
     n, ndim = coarse.shape[1], coarse.ndim - 2
     kernel = weight[:, :n].transpose(0, 1)
+    if torch.is_autocast_enabled(
+        coarse.device.type
+    ):  # rounded before taps are added, so that rounded weights give the same
+        kernel = kernel.to(torch.get_autocast_dtype(coarse.device.type)).to(weight.dtype)
     for axis in range(2, ndim + 2):
         kernel = repeated(kernel, axis)
     up = functional.conv_transpose2d if ndim == 2 else functional.conv_transpose3d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from koosh_models.physics.operator import linear, selfadjoint
+from koosh_models.scan import Scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,3 +106,27 @@ def decouple(kspace: Tensor, mask: Tensor, axis: int = -1) -> Decoupled:
         raise ValueError(f"the mask varies along axis {axis}: it is not fully sampled there and can't be decoupled")
     axes = tuple(a for a in range(-(kspace.ndim - 1), 0) if a != axis)
     return Decoupled(centred_ifft(kspace, (axis,)), Cartesian(along.narrow(axis, 0, 1).contiguous(), axes), axis)
+
+
+def gridded(scan: Scan) -> tuple[Tensor, Tensor]:
+    """k-space (.., coil, *matrix) and mask (.., *matrix) of samples that lie on the grid.
+
+    Both hold the root of the density weights, where the scan has them: the normal equations are then those that the
+    same scan has without its grid.
+    """
+    matrix, frames = scan.geometry.matrix, scan.n_frames or 1
+    coils, axes = scan.n_coils, len(matrix)
+    sizes = torch.tensor(matrix, dtype=scan.omega.dtype, device=scan.omega.device)
+    omega = scan.omega.reshape(frames, axes, -1)
+    index = (omega * sizes[:, None] / (2 * math.pi)).round().long() + (sizes.long() // 2)[:, None]
+    root = torch.ones_like(omega[:, 0]) if scan.weights is None else scan.weights.reshape(frames, -1).sqrt()
+    kspace = scan.kspace.new_zeros(frames, coils, math.prod(matrix))
+    mask = torch.zeros(frames, math.prod(matrix), device=scan.omega.device)
+    for frame in range(frames):
+        at = torch.zeros_like(index[frame, 0])
+        for axis, n in enumerate(matrix):
+            at = at * n + index[frame, axis] % n
+        kspace[frame][:, at] = scan.kspace.reshape(frames, coils, -1)[frame] * root[frame]
+        mask[frame][at] = root[frame]
+    kspace, mask = kspace.reshape(frames, coils, *matrix), mask.reshape(frames, *matrix)
+    return (kspace, mask) if scan.n_frames is not None else (kspace[0], mask[0])

@@ -14,6 +14,7 @@ from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.operator import Apply
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.physics.sense import Maps, PairNormal, Sense, SenseNormal
+from koosh_models.physics.shifted import build_shifted
 from koosh_models.scan import Scan
 
 # Below this many samples a voxel the explicit pair beats the Toeplitz normal on the CPU (one thread, finufft eps 1e-4):
@@ -82,7 +83,7 @@ def normal_of(scan: Scan, sense: Sense, lean: bool = False) -> Apply:
     if use_pair(scan):
         return PairNormal(sense, scan.weights).normal
     large = scan.omega.device.type == "cuda" and prod(scan.geometry.matrix) > LARGE
-    kernel = (toeplitz.build_shifted if large else toeplitz.build)(sense.fourier, scan.weights)
+    kernel = (build_shifted if large else toeplitz.build)(sense.fourier, scan.weights)
     return SenseNormal(sense.maps, kernel.sixteen_bit() if lean else kernel).normal
 
 

@@ -98,6 +98,7 @@ def elsewhere(data: Data, few: range) -> list[Group]:
         Group("contrast of a CT", data, few, alter=bony),
         Group("half spokes (UTE)", at(data, trajectory=("ute3d",)), few),
         Group("cones", at(data, trajectory=("cones",)), few),
+        Group("stack of stars", at(data, trajectory=("stack_of_stars",)), few),
         Group("4 coils", at(data, coils=4), few),
         Group("16 coils", at(data, coils=16), few),
         Group("noise 6 %", at(data, noise=0.06), few),

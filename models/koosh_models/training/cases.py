@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from koosh_models.losses import Target
+from koosh_models.physics.cartesian import gridded
 from koosh_models.physics.mri import cartesian, cartesian_series, dynamic, non_cartesian
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.physics.solve import conjugate_gradient
@@ -141,30 +142,6 @@ def first_iterates(problem: LinearProblem, count: int) -> Tensor:
         problem.normal, problem.b, iterations=count, tolerance=1e-4, progress=lambda x: found.append(x.clone())
     )
     return torch.stack((found or [problem.b]) + [found[-1] if found else problem.b] * (count - max(1, len(found))))
-
-
-def gridded(scan: Scan) -> tuple[Tensor, Tensor]:
-    """k-space (.., coil, *matrix) and mask (.., *matrix) of samples that lie on the grid.
-
-    Both hold the root of the density weights, where the scan has them: the normal equations are then those that the
-    same scan has without its grid.
-    """
-    matrix, frames = scan.geometry.matrix, scan.n_frames or 1
-    coils, axes = scan.n_coils, len(matrix)
-    sizes = torch.tensor(matrix, dtype=scan.omega.dtype, device=scan.omega.device)
-    omega = scan.omega.reshape(frames, axes, -1)
-    index = (omega * sizes[:, None] / (2 * math.pi)).round().long() + (sizes.long() // 2)[:, None]
-    root = torch.ones_like(omega[:, 0]) if scan.weights is None else scan.weights.reshape(frames, -1).sqrt()
-    kspace = scan.kspace.new_zeros(frames, coils, math.prod(matrix))
-    mask = torch.zeros(frames, math.prod(matrix), device=scan.omega.device)
-    for frame in range(frames):
-        at = torch.zeros_like(index[frame, 0])
-        for axis, n in enumerate(matrix):
-            at = at * n + index[frame, axis] % n
-        kspace[frame][:, at] = scan.kspace.reshape(frames, coils, -1)[frame] * root[frame]
-        mask[frame][at] = root[frame]
-    kspace, mask = kspace.reshape(frames, coils, *matrix), mask.reshape(frames, *matrix)
-    return (kspace, mask) if scan.n_frames is not None else (kspace[0], mask[0])
 
 
 def sources(data: Data) -> list[Source]:
