@@ -81,13 +81,18 @@ def test_the_cine_network_is_chosen_for_its_scans_and_beats_locally_low_rank():
 
 
 @pytest.mark.slow
-def test_the_radial_network_is_chosen_for_its_scans_and_beats_conjugate_gradients():
+@pytest.mark.parametrize(
+    ("family", "name", "speed"),
+    [("radial3d", "radial3d", 12), ("stack_of_stars", "radial3d", 8), ("cones", "radial3d", 8),
+     ("cartesian3d", "knee3d", 8)],
+)  # fmt: skip
+def test_a_network_is_chosen_for_its_scans_and_beats_conjugate_gradients(family, name, speed):
     matrix = (48, 48, 48)
     body = phantom("head", matrix, seed=77)
-    path, place = trajectory("radial3d", matrix, 12), Geometry(matrix, (240.0,) * 3)
+    path, place = trajectory(family, matrix, speed), Geometry(matrix, (240.0,) * 3)
     made = simulate(body.image, path, mask=body.mask, n_coils=8, noise=0.03, seed=5, geometry=place)
     learned = reconstruct(made.scan, "unrolled")
-    assert learned.weights.startswith("radial3d ")
+    assert learned.weights.startswith(f"{name} ")
     assert bool(torch.isfinite(torch.view_as_real(learned.volume)).all())
     plain = reconstruct(made.scan, "cg", learned.maps)
     assert psnr(learned.volume, made.truth, made.mask) > psnr(plain.volume, made.truth, made.mask)
