@@ -66,9 +66,8 @@ class Unet(nn.Module):
             x = self._activate(layer(halved(x) if level else x), level, condition)
             skips.append(x)
         for level in reversed(range(self.levels)):
-            x = self._activate(
-                merged(x, skips[level], cast(nn.Conv3d, self.up[level])), self.levels + 1 + level, condition
-            )
+            joined = merged(x, skips[level], cast(nn.Conv3d, self.up[level]))
+            x = self._activate(joined, self.levels + 1 + level, condition)
         inside = tuple(slice(n) for n in channels.shape[1:])
         return self.last(x)[(0, slice(None), *inside)]
 
@@ -98,10 +97,10 @@ def merged(coarse: Tensor, skip: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor
     weight, bias = layer.weight, layer.bias
     n, ndim = coarse.shape[1], coarse.ndim - 2
     kernel = weight[:, :n].transpose(0, 1)
-    if torch.is_autocast_enabled(
-        coarse.device.type
-    ):  # rounded before taps are added, so that rounded weights give the same
-        kernel = kernel.to(torch.get_autocast_dtype(coarse.device.type)).to(weight.dtype)
+    device = coarse.device.type
+    if torch.is_autocast_enabled(device):
+        # rounded before taps are added, so that rounded weights give the same
+        kernel = kernel.to(torch.get_autocast_dtype(device)).to(weight.dtype)
     for axis in range(2, ndim + 2):
         kernel = repeated(kernel, axis)
     up = functional.conv_transpose2d if ndim == 2 else functional.conv_transpose3d

@@ -18,7 +18,7 @@ from koosh_models.networks.unrolled import Unrolled
 from koosh_models.training.benchmark_groups import Group, cases_of
 from koosh_models.training.cases import Case
 from koosh_models.training.findings import invented, spots
-from koosh_models.training.validate import best_weight, classic, tuned
+from koosh_models.training.validate import TUNED, best_weight, classic, tuned
 
 BART_WEIGHTS = (0.0025, 0.005, 0.01, 0.02, 0.04)
 
@@ -66,7 +66,7 @@ def made(case: Case, method: str, network: Unrolled | None) -> Made:
     memory.forget_peak()
     problem = case.problem()
     begun, tries = time.process_time(), 1
-    if method in ("l1", "llr"):
+    if method in TUNED:
         image, tries = best_weight(problem, case, method)
     else:
         image = network(problem) if network is not None else classic(case, problem, method)

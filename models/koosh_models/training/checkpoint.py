@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -39,6 +40,11 @@ class State:
     mean: dict[str, Tensor]
     optimizers: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
+
+
+def fingerprint(text: str, world: int) -> str:
+    """What a checkpoint must agree about to be resumed: recipe and number of ranks, which fixes the order of data."""
+    return f"{hashlib.sha256(text.encode()).hexdigest()}-{world}"
 
 
 def path_of(folder: Path, step: int) -> Path:

@@ -34,7 +34,7 @@ class Need:
     activations  what autograd holds at the peak of a step, by the strategy's formula
     fixed        weights, gradients, optimizer and running mean
     scan         problems in memory, with maps, kernels, samples and targets
-    work         images and gradients that pass during a step; images that a warm start keeps
+    work         images and gradients that pass during a step; images that are kept between steps
     base         on a CPU: the interpreter with all that is imported, and what making a case takes
     """
 
@@ -134,7 +134,7 @@ def needs(recipe: Recipe, device: torch.device | None = None, small: Trial | Non
         matrix = max(data.matrix, key=math.prod)
         shape, extent = small.box(matrix, largest=True), small.tight(matrix)
         shape, extent = ((data.frames, *s) if one.frames > 1 else s for s in (shape, extent))
-        kept = data.cases if 0 < data.cases <= recipe.training.hold else AHEAD + 1
+        kept = data.cases if data.fit(recipe.training.hold) else AHEAD + 1
         held = data.validation_cases + kept - 1
         scan = shared(one, ranks) + held * shared(usual, ranks)
         making = 0.0 if recipe.training.workers else one.making
@@ -148,7 +148,8 @@ def needs(recipe: Recipe, device: torch.device | None = None, small: Trial | Non
         problem = stand_in(inside, recipe.network.subsets, ranks)
         held_now = strategy.memory(network, problem)
         image = math.prod(shape) * 4 * recipe.network.channels
-        images = kept * image if part.phase.strategy == "warmstart" else 0
+        # a start image of each problem that is kept, or what a warm start has made of it
+        images = kept * image if data.fit(recipe.training.hold) or part.phase.strategy == "warmstart" else 0
         passing = PASSING * min(held_now, graph(network, math.prod(shape)))
         name = part.phase.strategy + ("" if part.stage is None else f" stage {part.stage}")
         work = round(WORK * image + passing + images)
@@ -197,8 +198,7 @@ def headline(recipe: Recipe, network: Unrolled, device: torch.device) -> str:
 def seconds_of(recipe: Recipe, steps: int, speed: Pace) -> float:
     """Of a part: each case is new once where it is kept, and each time where it is not."""
     cases = steps * recipe.training.accumulate
-    kept = 0 < recipe.data.cases <= recipe.training.hold
-    new = min(cases, recipe.data.cases) if kept else cases
+    new = min(cases, recipe.data.cases) if recipe.data.fit(recipe.training.hold) else cases
     return new * speed.fresh + (cases - new) * speed.again
 
 

@@ -210,7 +210,7 @@ class Feed:
     @property
     def keeps(self) -> bool:
         """Whether the same problems come again every epoch."""
-        return 0 < self.data.cases <= self.hold
+        return self.data.fit(self.hold)
 
     def _missing(self, order: list[int]) -> list[int]:
         """The indices to fetch, in order: each once where all are kept."""

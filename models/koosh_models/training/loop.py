@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
 import time
@@ -54,11 +53,6 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def fingerprint(text: str, world: int) -> str:
-    """What a checkpoint must agree about to be resumed: recipe and number of ranks, which fixes the order of data."""
-    return f"{hashlib.sha256(text.encode()).hexdigest()}-{world}"
-
-
 class Run:
     """A training run in a folder. `steps()` does the work; everything that decides bits depends on the step alone."""
 
@@ -66,7 +60,7 @@ class Run:
         self, recipe: Recipe, folder: Path, cache: Path | None, me: distributed.Ranks, device: torch.device
     ) -> None:
         self.recipe, self.folder, self.me, self.device = recipe, folder, me, device
-        self.print = fingerprint(recipe.model_dump_json(), me.world)
+        self.print = checkpoint.fingerprint(recipe.model_dump_json(), me.world)
         self.misfit = Misfit()
         self.plan = parts(recipe, self.misfit)
         torch.manual_seed(recipe.training.seed)

@@ -77,6 +77,10 @@ class Data(Strict):
         """Whether the scans are series."""
         return any(name in DYNAMIC for name in self.trajectory)
 
+    def fit(self, hold: int) -> bool:
+        """Whether all cases, if their number is fixed, are among the `hold` problems that are kept in memory."""
+        return 0 < self.cases <= hold
+
     @field_validator("phantoms", "trajectory")
     @classmethod
     def known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:

@@ -20,9 +20,12 @@ from koosh_models.training.pet import PetCase, best_map, best_osem
 from koosh_models.training.tables import Data
 
 L1_WEIGHTS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
-"""Weights of L1-wavelet, of which the best for each case is taken: tuned on the truth, which no user can."""
 LLR_WEIGHTS = (0.0025, 0.005, 0.01, 0.02, 0.04)
-"""The same of locally low rank."""
+TUNED: dict[str, tuple[Callable[[LinearProblem, float], classical.Result], tuple[float, ...]]] = {
+    "l1": (classical.l1_wavelet, L1_WEIGHTS),
+    "llr": (locally_low_rank, LLR_WEIGHTS),
+}
+"""Methods and their weights, of which the best for each case is taken: tuned on the truth, which no user can."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +43,9 @@ class Score:
 
 
 def best_weight(problem: LinearProblem, case: AnyCase, method: str) -> tuple[Tensor, int]:
-    """The image of "l1" or "llr" whose weight is best for this case's truth, and how many were made."""
-    if method == "l1":
-        return tuned(lambda weight: classical.l1_wavelet(problem, weight).image, L1_WEIGHTS, case)
-    return tuned(lambda weight: locally_low_rank(problem, weight).image, LLR_WEIGHTS, case)
+    """The image of one of `TUNED` whose weight is best for this case's truth, and how many were made."""
+    solve, weights = TUNED[method]
+    return tuned(lambda weight: solve(problem, weight).image, weights, case)
 
 
 def tuned(make: Callable[[float], Tensor], weights: Sequence[float], case: AnyCase) -> tuple[Tensor, int]:
