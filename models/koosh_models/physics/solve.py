@@ -10,6 +10,7 @@ from torch import Tensor
 
 from koosh_models.physics.operator import Apply
 
+Path = tuple[tuple[float, float], ...]
 ROUNDING = 1e-2  # of the operator's norm: what NUFFTs of 1e-3 and 16-bit kernels may take from a curvature of 0
 
 
@@ -20,11 +21,13 @@ class Solution:
     x           same shape as the right-hand side
     iterations  applications of the operator
     residual    |N x - b| / |b|, the largest over independent systems
+    path        of one system: (length of the step, share of the old direction in the next one) for each iteration
     """
 
     x: Tensor
     iterations: int
     residual: float
+    path: Path = ()
 
 
 @torch.no_grad()
@@ -50,6 +53,7 @@ def conjugate_gradient(
     r = b.clone() if x0 is None else b - normal(x)
     p, rr, done = r.clone(), _dot(r, r, axes), 0
     norm, live = torch.zeros_like(rr), torch.ones_like(rr, dtype=torch.bool)
+    path: list[tuple[float, float]] = []
     while done < iterations and bool((live & (rr.sqrt() > tolerance * size)).any()):
         q = normal(p)
         bend = _curvature(p, q, axes, norm)
@@ -59,11 +63,26 @@ def conjugate_gradient(
         _add(x, alpha, p)
         _add(r, -alpha, q)
         rr, before = _dot(r, r, axes), rr
-        p.mul_(_ratio(rr, before)).add_(r)
+        beta = _ratio(rr, before)
+        p.mul_(beta).add_(r)
         done += 1
+        if not independent:
+            path.append((float(alpha), float(beta)))
         if progress is not None:
             progress(x)
-    return Solution(x, done, float(_ratio(rr.sqrt(), size).max()))
+    return Solution(x, done, float(_ratio(rr.sqrt(), size).max()), tuple(path))
+
+
+@torch.no_grad()
+def along(path: Path, normal: Apply, b: Tensor) -> Tensor:
+    """What the steps of an earlier solution make of another right-hand side: `q(normal) b`, q the same polynomial."""
+    x, r, p = torch.zeros_like(b), b.clone(), b.clone()
+    for step, (alpha, beta) in enumerate(path, start=1):
+        x.add_(p, alpha=alpha)
+        if step < len(path):
+            r.add_(normal(p), alpha=-alpha)
+            p.mul_(beta).add_(r)
+    return x
 
 
 def _curvature(p: Tensor, q: Tensor, axes: tuple[int, ...], norm: Tensor) -> Tensor:

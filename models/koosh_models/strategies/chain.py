@@ -15,6 +15,7 @@ from koosh_models.networks.stage import Stage
 from koosh_models.networks.tiles import Tile
 from koosh_models.networks.unrolled import Unrolled
 from koosh_models.physics.problem import Problem
+from koosh_models.physics.solve import Path
 from koosh_models.strategies.strategy import stage_parameters
 
 
@@ -28,10 +29,11 @@ class Link:
     tiles: Sequence[Tile]
 
     @torch.no_grad()
-    def run(self, x: Tensor) -> Tensor:
-        """The next image, no graph anywhere."""
+    def run(self, x: Tensor) -> tuple[Tensor, Path]:
+        """The next image, no graph anywhere, and how a linear step found it."""
         z = tiles.regularize(self.stage, self.problem, x, self.condition, self.tiles)
-        return self.stage.consistency(self.problem, x, z)
+        step = self.stage.consistency
+        return step.value(self.problem, x, z) if isinstance(step, Linear) else (step(self.problem, x, z), ())
 
 
 class Boundaries(Protocol):
@@ -77,9 +79,10 @@ class _Chain(torch.autograd.Function):
     def forward(
         ctx: Any, chain: Chain, start: Tensor, condition: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        x, images = start, []
+        x, images, ctx.paths = start, [], []
         for k, link in enumerate(chain.links(condition)):
-            out = link.run(x)
+            out, path = link.run(x)
+            ctx.paths.append(path)
             chain.boundaries.leave(k, link, x, out)
             x = out
             if chain.every:
@@ -96,7 +99,7 @@ class _Chain(torch.autograd.Function):
         grad = grads[-1] if grads[-1] is not None else torch.zeros_like(out)
         for k, link in reversed(list(enumerate(chain.links(condition)))):
             x = chain.boundaries.enter(k, link, out, held)
-            grad = sums.pull(link, x, out, grad)
+            grad = sums.pull(link, x, out, grad, ctx.paths[k])
             if chain.every and k and (more := grads[k - 1]) is not None:
                 grad = grad + more
             out = x
@@ -121,11 +124,11 @@ class Sums:
             if grad is not None and weight.requires_grad:
                 self._total[weight] = self._total[weight].add_(grad) if weight in self._total else grad.clone()
 
-    def pull(self, link: Link, x: Tensor, out: Tensor, grad: Tensor) -> Tensor:
+    def pull(self, link: Link, x: Tensor, out: Tensor, grad: Tensor, path: Path) -> Tensor:
         """The gradient of a stage's input, from that of its output; what its weights get is added."""
         regularizer, step = link.stage.parts
         if isinstance(step, Linear):
-            back = step.pull(link.problem, grad)
+            back = step.pull(link.problem, grad, path)
             to_x, to_z, probes = back.to_x, back.to_regularized, back.probes
         else:
             to_x, to_z = self._through(link, step, x, grad)

@@ -6,7 +6,7 @@ from torch import nn
 
 from koosh_models.networks.consistency import ConjugateGradient, GradientStep, Linear, Proximal
 from koosh_models.physics.problem import EmissionProblem, LinearProblem
-from koosh_models.physics.solve import conjugate_gradient
+from koosh_models.physics.solve import along, conjugate_gradient
 from tests.properties import random_complex
 
 N = 12
@@ -66,6 +66,75 @@ def test_a_step_and_its_gradients_equal_the_dense_equation(name):
             assert (ours - wanted).norm() <= 1e-10 * wanted.norm()
 
 
+def unrolled_cg(matrix, b, lam, z, count, held):
+    """Conjugate gradients written out under autograd; `held`: no gradient through the lengths of its steps."""
+
+    def dot(a, c):
+        found = (a.conj() * c).real.sum()
+        return found.detach() if held else found
+
+    x, r = z, b - matrix @ z
+    p, rr = r, dot(r, r)
+    for _ in range(count):
+        q = matrix @ p + lam * p
+        alpha = rr / dot(p, q)
+        x, r = x + alpha * p, r - alpha * q
+        rr, before = dot(r, r), rr
+        p = r + rr / before * p
+    return x
+
+
+def weighed(out):
+    return (out.flatten() * random_complex((N,), 4, torch.complex128)).real.sum() + out.abs().square().sum()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_gradient_of_a_few_steps_is_that_of_the_image_they_gave(count, seed):
+    problem, matrix = dense(seed)
+    step = ConjugateGradient(0.02, steps=count, tolerance=1e-3).double()
+    z = random_complex((3, 4), seed + 3, torch.complex128).requires_grad_()
+    ours = step(problem, z, z)
+    wanted = unrolled_cg(matrix, problem.b.flatten(), 0.02, z.flatten(), count, held=True)
+    assert (ours.flatten() - wanted).norm() <= 1e-6 * wanted.norm()  # lam is kept in float32
+    found, held = (torch.autograd.grad(weighed(out), z)[0] for out in (ours, wanted))
+    assert (found - held).norm() <= 1e-6 * held.norm()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_gradient_of_a_few_steps_is_nearer_to_the_truth_than_that_of_a_solution(seed):
+    many = 400
+    basis = torch.linalg.qr(random_complex((many, many), seed, torch.complex128))[0]
+    matrix = basis @ (torch.logspace(-3, 0, many, dtype=torch.float64)[:, None] * basis.conj().T)
+    truth = random_complex((many,), seed + 1, torch.complex128)
+    problem = LinearProblem(lambda x: matrix @ x, matrix @ truth)
+    z = (truth + 0.1 * random_complex((many,), seed + 2, torch.complex128)).requires_grad_()
+    out = unrolled_cg(matrix, problem.b, 0.02, z, 3, held=False)
+    whole = torch.autograd.grad((out - truth).abs().square().sum(), z)[0]
+    step = ConjugateGradient(0.02, steps=3, tolerance=1e-3).double()
+    image, path = step.value(problem, z, z.detach())
+    ours, implicit = (step.pull(problem, 2 * (image - truth), p).to_regularized for p in (path, ()))
+    assert (ours - whole).norm() < 0.15 * whole.norm()
+    assert (implicit - whole).norm() > 2 * (ours - whole).norm()
+
+
+def test_a_solution_that_was_reached_has_the_implicit_gradient():
+    problem, _ = dense()
+    z = random_complex((3, 4), 3, torch.complex128)
+    assert ConjugateGradient(0.3, steps=40, tolerance=1e-10).double().value(problem, z, z)[1] == ()
+    assert len(ConjugateGradient(0.3, steps=3, tolerance=1e-10).double().value(problem, z, z)[1]) == 3
+
+
+def test_the_steps_of_a_solution_give_it_again():
+    problem, _ = dense()
+    found = conjugate_gradient(problem.normal, problem.b, None, 5, 1e-12)
+    again = along(found.path, problem.normal, problem.b)
+    assert (again - found.x).norm() <= 1e-12 * found.x.norm()
+    other = random_complex((3, 4), 9, torch.complex128)
+    summed = along(found.path, problem.normal, other) + found.x
+    assert (along(found.path, problem.normal, problem.b + other) - summed).norm() <= 1e-12 * summed.norm()
+
+
 @pytest.mark.parametrize("name", list(steps()))
 def test_every_linear_step_says_so(name):
     assert isinstance(steps()[name], Linear)
@@ -75,7 +144,7 @@ def test_cg_inverts_to_the_regularized_image():
     problem, _ = dense()
     step = steps()["cg"]
     z = random_complex((3, 4), 3, torch.complex128)
-    out = step.value(problem, z, z)
+    out, _ = step.value(problem, z, z)
     assert (step.inverse(problem, out) - z).norm() <= 1e-10 * z.norm()
 
 
