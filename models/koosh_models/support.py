@@ -98,6 +98,10 @@ class BoxedMaps:
         """The same maps on `device`."""
         return BoxedMaps(self.maps.to(device), self.box)
 
+    def combined(self, matrix: Tensor) -> BoxedMaps:
+        """The maps of virtual coils."""
+        return BoxedMaps(self.maps.combined(matrix), self.box)
+
 
 def boxed_maps(maps: Maps | Tensor, box: Box) -> Maps:
     """Coil maps inside the box."""

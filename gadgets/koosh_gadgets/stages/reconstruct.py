@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from koosh_gadgets.stages.trust import Basis
     from koosh_models.calibration.maps import CoilMaps
-    from koosh_models.physics.operator import Apply
     from koosh_models.physics.problem import LinearProblem
     from koosh_models.scan import Scan
     from koosh_models.support import Box
@@ -104,22 +103,19 @@ def calibrated(
 
 def problem_of(scan: Scan, maps: CoilMaps, box: Box, prepared: Prepared | None, cut: Cut) -> LinearProblem:
     """The density-weighted normal equations inside the box; prepared ones are only put together."""
-    from koosh_models.physics.mri import non_cartesian, normal_of, robust_scale
+    from koosh_models.physics.mri import non_cartesian, normal_of, of_operator
     from koosh_models.physics.nufft import Nufft
-    from koosh_models.physics.problem import LinearProblem
     from koosh_models.physics.sense import Sense, SenseNormal
     from koosh_models.support import boxed_maps, boxed_scan
 
     inside_maps = boxed_maps(maps.maps, box)
     if prepared is None:
         return non_cartesian(boxed_scan(scan, box), inside_maps, EPS, cut.group, cut.lean)
-    normal: Apply
     if prepared.calibration.kernel is not None:
-        normal = SenseNormal(inside_maps, prepared.calibration.kernel).normal
-    else:
-        inside = boxed_scan(scan, box)
-        normal = normal_of(inside, Sense(inside_maps, Nufft(inside.omega, box.size, EPS), cut.group), cut.lean)
-    return LinearProblem(normal, prepared.b, robust_scale(prepared.b))
+        return of_operator(SenseNormal(inside_maps, prepared.calibration.kernel), prepared.b)
+    inside = boxed_scan(scan, box)
+    operator = normal_of(inside, Sense(inside_maps, Nufft(inside.omega, box.size, EPS), cut.group), cut.lean)
+    return of_operator(operator, prepared.b)
 
 
 def reconstruct(ready: Calibrated, settings: Settings, journal: Journal) -> Outcome:

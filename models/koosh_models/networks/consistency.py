@@ -178,15 +178,17 @@ class ConjugateGradient(nn.Module):
     two or three steps do, the image is `x = z + q(N) (b - N z)` with q the polynomial that the steps were, and the
     gradient is that of this image, q held. The implicit gradient is not: it takes from z what N hardly sees, the very
     part that the regularizer has to fill in (its norm is 5 to 8 times too small in the first of four stages).
+
+    near  the steps use the problem's cheaper operator, the residual that they start from the exact one
     """
 
     kind = "cg"
     needs: tuple[str, ...] = ("out",)
 
-    def __init__(self, lam: float = 0.05, steps: int = 10, tolerance: float = 1e-6) -> None:
+    def __init__(self, lam: float = 0.05, steps: int = 10, tolerance: float = 1e-6, near: bool = False) -> None:
         super().__init__()
         self.log_lam = nn.Parameter(_positive("lambda", lam).log())
-        self.steps, self.tolerance = steps, tolerance
+        self.steps, self.tolerance, self.near = steps, tolerance, near
 
     @property
     def lam(self) -> float:
@@ -197,28 +199,31 @@ class ConjugateGradient(nn.Module):
         """The next image; `x` is not used."""
         return _differentiable(self, problem, x, regularized)
 
-    def damped(self, problem: Problem) -> Apply:
+    def damped(self, normal: Apply) -> Apply:
         """`N + lam`."""
-        normal, lam = linear_problem(problem, self.kind).normal, self.lam
+        lam = self.lam
         return lambda v: normal(v).add(v, alpha=lam)
 
-    def solve(self, problem: Problem, right: Tensor, start: Tensor | None) -> Solution:
+    def solve(self, problem: Problem, right: Tensor, start: Tensor | None, near: bool = False) -> Solution:
         """`(N + lam)^-1 right`."""
-        return conjugate_gradient(self.damped(problem), right, start, self.steps, self.tolerance)
+        linear = linear_problem(problem, self.kind)
+        other = self.damped(linear.near) if near else None
+        return conjugate_gradient(self.damped(linear.normal), right, start, self.steps, self.tolerance, near=other)
 
     def value(self, problem: Problem, x: Tensor, regularized: Tensor) -> tuple[Tensor, Path]:
         """The next image, outside autograd, and the steps if they ended before the tolerance."""
         right = linear_problem(problem, self.kind).b + self.lam * regularized
-        found = self.solve(problem, right, regularized)
-        return found.x, found.path if found.residual > self.tolerance else ()
+        found = self.solve(problem, right, regularized, self.near)
+        return found.x, found.path if self.near or found.residual > self.tolerance else ()
 
     def pull(self, problem: Problem, grad: Tensor, path: Path) -> Pull:
         """`v = q(N) g`, `gz = g - N v`; of a converged solution `v = (N + lam)^-1 g`, `gz = lam v`."""
         if not path:
             v = self.solve(problem, grad, None).x
             return Pull(self.lam * v, None, (v,))
-        v = along(path, self.damped(problem), grad)
-        return Pull(grad - linear_problem(problem, self.kind).normal(v), None, (v,))
+        linear = linear_problem(problem, self.kind)
+        v = along(path, self.damped(linear.near if self.near else linear.normal), grad)
+        return Pull(grad - linear.normal(v), None, (v,))
 
     def slopes(self, problem: Problem, grad: Tensor, pull: Pull, dots: list[Tensor], x: Tensor, out: Tensor) -> Slopes:
         """`g_lam = Re<v, z - x>`, times lam for its logarithm; before convergence v stands for `(N + lam)^-1 g`."""

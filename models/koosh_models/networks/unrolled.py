@@ -42,7 +42,8 @@ class Dims:
     truncated    no gradient through the projections of an "em" step
     subsets      ordered subsets that "em" steps were made for; 0 takes any
     upright      regularizers see images without the smooth phase of the measurement (its scanner's zero is arbitrary)
-    cg_steps     at most so many in a "cg" stage, which stops earlier at cg_tolerance; and in the start image
+    cg_steps     at most so many in a "cg" stage, which stops earlier at cg_tolerance
+    cg_near      few steps with the coils that see most, from residuals of all coils, and so in the start image
     """
 
     ndim: int = 3
@@ -64,6 +65,7 @@ class Dims:
     degree: int = 0
     cg_steps: int = 10
     cg_tolerance: float = 1e-6
+    cg_near: bool = False
     start_steps: int = 5
     precision: Precision = "fp32"
     upright: bool = False
@@ -139,7 +141,8 @@ class Unrolled(nn.Module):
             return linear.b.clone()
         if self.dims.start == "llr":
             return few_patterns(linear, self.dims.start_steps)
-        return conjugate_gradient(linear.normal, linear.b, None, self.dims.start_steps, self.dims.cg_tolerance).x
+        dims, near = self.dims, linear.near if self.dims.cg_near else None
+        return conjugate_gradient(linear.normal, linear.b, None, dims.start_steps, dims.cg_tolerance, near=near).x
 
     def forward(self, problem: Problem, start: Tensor | None = None, tile: int | Sequence[int] | None = None) -> Tensor:
         """The reconstructed image; with `tile` the regularizers run on tiles of that side, with the same result."""
@@ -228,4 +231,4 @@ def consistency(dims: Dims) -> nn.Module:
         return GradientStep(dims.step, dims.degree)
     if dims.consistency == "proximal":
         return Proximal(dims.step, dims.lam)
-    return ConjugateGradient(dims.lam, dims.cg_steps, dims.cg_tolerance)
+    return ConjugateGradient(dims.lam, dims.cg_steps, dims.cg_tolerance, dims.cg_near)

@@ -11,7 +11,6 @@ from koosh_models.physics import toeplitz
 from koosh_models.physics.cartesian import Cartesian
 from koosh_models.physics.dynamic import frame_wise
 from koosh_models.physics.nufft import Nufft
-from koosh_models.physics.operator import Apply
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.physics.sense import Maps, PairNormal, Sense, SenseNormal
 from koosh_models.physics.shifted import build_shifted
@@ -42,7 +41,12 @@ def non_cartesian(
         raise ValueError("the scan has no density weights: scan = with_weights(scan) first")
     sense = Sense(maps, Nufft(scan.omega, scan.geometry.matrix, eps), group)
     b = sense.adjoint(scan.kspace * scan.weights)
-    return LinearProblem(normal_of(scan, sense, lean), b, robust_scale(b))
+    return of_operator(normal_of(scan, sense, lean), b)
+
+
+def of_operator(operator: SenseNormal | PairNormal, b: Tensor) -> LinearProblem:
+    """The normal equations of a volume from their two sides."""
+    return LinearProblem(operator.normal, b, robust_scale(b), nearby=lambda: operator.near(b))
 
 
 def dynamic(scan: Scan, maps: Tensor | Maps, eps: float = 1e-4, group: int = 4) -> LinearProblem:
@@ -76,15 +80,15 @@ def cartesian_series(kspace: Tensor, masks: Tensor, maps: Tensor | Maps) -> Line
     return LinearProblem(frame_wise([frame.normal for frame in frames]), b, robust_scale(b))
 
 
-def normal_of(scan: Scan, sense: Sense, lean: bool = False) -> Apply:
+def normal_of(scan: Scan, sense: Sense, lean: bool = False) -> SenseNormal | PairNormal:
     """`x -> A^H W A x` in its cheaper form."""
     assert scan.weights is not None
     assert isinstance(sense.fourier, Nufft)
     if use_pair(scan):
-        return PairNormal(sense, scan.weights).normal
+        return PairNormal(sense, scan.weights)
     large = scan.omega.device.type == "cuda" and prod(scan.geometry.matrix) > LARGE
     kernel = (build_shifted if large else toeplitz.build)(sense.fourier, scan.weights)
-    return SenseNormal(sense.maps, kernel.sixteen_bit() if lean else kernel).normal
+    return SenseNormal(sense.maps, kernel.sixteen_bit() if lean else kernel)
 
 
 def robust_scale(image: Tensor) -> float:

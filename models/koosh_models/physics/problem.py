@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -66,6 +67,7 @@ class LinearProblem:
     guide    real image (channel, *shape) of another contrast, already of order one; None without
     name     what errors call this measurement
     team     ranks that share this measurement, each of which calls `normal` with the same image; None: it is alone
+    nearby   makes a cheaper operator that is nearly `normal`; None: there is none
     """
 
     normal: Apply
@@ -75,12 +77,18 @@ class LinearProblem:
     guide: Tensor | None = None
     name: str = ""
     team: Team | None = None
+    nearby: Callable[[], Apply] | None = None
 
     def __post_init__(self) -> None:
         if not self.b.is_complex():
             raise ValueError(f"b is {self.b.dtype}, wanted a complex image")
         if not (self.scale > 0 and self.scale < float("inf")):
             raise ValueError(f"scale is {self.scale}, wanted a positive finite number: is the scan all zero?")
+
+    @cached_property
+    def near(self) -> Apply:
+        """An operator for the steps between exact residuals: nearly `normal`, and cheaper where there is such a one."""
+        return self.normal if self.nearby is None else self.nearby()
 
     @cached_property
     def phase(self) -> Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from koosh_models.physics.operator import Operator, linear, selfadjoint
+from koosh_models.calibration.compress import coils_for, compression, gram
+from koosh_models.physics.operator import Apply, Operator, linear, selfadjoint
+
+KEPT = 0.96  # of the energy: four of eight coils around a head; what is left out costs no quality (docs/networks.md)
 
 
 class Convolution(Protocol):
@@ -33,6 +36,9 @@ class Maps(Protocol):
     def to(self, device: torch.device | str) -> Maps:
         """The same maps on `device`."""
 
+    def combined(self, matrix: Tensor) -> Maps:
+        """The maps of virtual coils, `matrix` (virtual, coil) times these."""
+
 
 @dataclass(frozen=True, eq=False)
 class DenseMaps:
@@ -52,6 +58,10 @@ class DenseMaps:
     def to(self, device: torch.device | str) -> DenseMaps:
         """The same maps on `device`."""
         return DenseMaps(self.tensor.to(device))
+
+    def combined(self, matrix: Tensor) -> DenseMaps:
+        """The maps of virtual coils."""
+        return DenseMaps(torch.tensordot(matrix, self.tensor, dims=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +100,25 @@ class SmoothMaps:
         """The same maps on `device`."""
         return SmoothMaps(self.coefficients.to(device), self.gain.to(device), self.stretch)
 
+    def combined(self, matrix: Tensor) -> SmoothMaps:
+        """The maps of virtual coils."""
+        return replace(self, coefficients=torch.tensordot(matrix, self.coefficients, dims=1))
+
+
+def held(maps: Tensor | Maps) -> Maps:
+    """Maps behind one word, whether dense or smooth."""
+    return DenseMaps(maps) if isinstance(maps, Tensor) else maps
+
+
+def strongest(maps: Tensor | Maps, image: Tensor, kept: float = KEPT) -> Maps:
+    """The fewest virtual coils that see the share `kept` of what all coils see of an image, on every fourth voxel."""
+    every, sparse = held(maps), (slice(None, None, 4),) * image.ndim
+    seen = torch.stack([(every.coils(c, c + 1)[0][sparse] * image[sparse]).flatten() for c in range(every.shape[0])])
+    correlation = gram(seen)
+    if not float(correlation.diagonal().real.sum()) > 0:
+        return every
+    return every.combined(compression(correlation, coils_for(correlation, kept)).matrix)
+
 
 def synthesised(coefficients: Tensor, waves: list[Tensor]) -> Tensor:
     """(coil, z, y, x) sums of waves, one axis after the other; the last axis first, where the result is smallest."""
@@ -123,7 +152,7 @@ class Sense:
     @cached_property
     def held(self) -> Maps:
         """The maps behind one word, whether dense or smooth."""
-        return DenseMaps(self.maps) if isinstance(self.maps, Tensor) else self.maps
+        return held(self.maps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(z, y, x) image -> (coil, sample) k-space."""
@@ -163,12 +192,16 @@ class SenseNormal:
     maps: Tensor | Maps
     convolution: Convolution
 
+    def near(self, image: Tensor) -> Apply:
+        """Nearly the same operator, of the coils that see most of such an image."""
+        return SenseNormal(strongest(self.maps, image), self.convolution).normal
+
     def normal(self, x: Tensor) -> Tensor:
         """(z, y, x) -> (z, y, x)."""
         return selfadjoint(x, self._normal)
 
     def _normal(self, x: Tensor) -> Tensor:
-        maps = DenseMaps(self.maps) if isinstance(self.maps, Tensor) else self.maps
+        maps = held(self.maps)
         out = torch.zeros_like(x)
         for coil in range(maps.shape[0]):
             one = maps.coils(coil, coil + 1)[0]
@@ -186,6 +219,10 @@ class PairNormal:
 
     sense: Sense
     weights: Tensor
+
+    def near(self, image: Tensor) -> Apply:
+        """Nearly the same operator, of the coils that see most of such an image."""
+        return PairNormal(replace(self.sense, maps=strongest(self.sense.maps, image)), self.weights).normal
 
     def normal(self, x: Tensor) -> Tensor:
         """(z, y, x) -> (z, y, x)."""
