@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from koosh_models.networks.convolution import convolution
-from koosh_models.networks.regularizer import activate, films, shrink
+from koosh_models.networks.regularizer import activate, batched, films, shrink
 
 
 class Cnn(nn.Module):
@@ -42,7 +42,7 @@ class Cnn(nn.Module):
 
     def forward(self, channels: Tensor, condition: Tensor | None = None) -> Tensor:
         """(channel, *axes) -> (channel, *axes)."""
-        x = channels[None]
+        x = batched(channels)
         for index, layer in enumerate(self.layers[:-1]):
             x = activate(layer(x), None if self.films is None else self.films[index], condition)
         return self.layers[-1](x)[0]

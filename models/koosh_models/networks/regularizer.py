@@ -36,6 +36,11 @@ def to_channels(image: Tensor, guide: Tensor | None) -> Tensor:
     return parts if guide is None else torch.cat([parts, guide.to(parts.dtype)])
 
 
+def batched(channels: Tensor) -> Tensor:
+    """(1, channel, *axes). A plain [None] has strides in which torch does not see that channels come last."""
+    return channels.movedim(0, -1)[None].movedim(-1, 1)
+
+
 def to_image(channels: Tensor, like: Tensor) -> Tensor:
     """The image of these channels, complex or real as `like` is."""
     if not like.is_complex():

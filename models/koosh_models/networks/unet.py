@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from itertools import product
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from koosh_models.networks.convolution import convolution, convolved
-from koosh_models.networks.regularizer import activate, films, shrink
+from koosh_models.networks.regularizer import activate, batched, films, shrink
 
 
 class Unet(nn.Module):
@@ -61,7 +62,7 @@ class Unet(nn.Module):
 
     def forward(self, channels: Tensor, condition: Tensor | None = None) -> Tensor:
         """(channel, *axes) -> (channel, *axes)."""
-        x, skips = self._padded(channels)[None], []
+        x, skips = batched(self._padded(channels)), []
         for level, layer in enumerate(self.down):
             x = self._activate(layer(halved(x) if level else x), level, condition)
             skips.append(x)
@@ -82,10 +83,40 @@ class Unet(nn.Module):
 def halved(x: Tensor) -> Tensor:
     """Means of 2^n voxels, summed in float32 at least; unlike torch's pooling, nothing is saved for the way back."""
     wide = torch.promote_types(x.dtype, torch.float32)
+    if x.dtype != wide:
+        return cast(Tensor, _Halved.apply(x, wide))  # type: ignore[no-untyped-call]
     for axis in range(2, x.ndim):
         one, other = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :]).unbind(axis + 1)
-        x = one.to(wide) + other
+        x = one + other
     return x / 2 ** (x.ndim - 2)
+
+
+class _Halved(torch.autograd.Function):
+    """The means of 16-bit volumes, which torch converts quickly only into strides that it is told."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, wide: torch.dtype) -> Tensor:
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        layout = torch.channels_last_3d if x.ndim == 5 else torch.channels_last
+        first, *others = corners(x.ndim - 2)
+        out = x[first].to(wide, memory_format=layout)
+        for corner in others:
+            out.add_(x[corner])
+        return out.mul_(0.5 ** (x.ndim - 2))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        layout = torch.channels_last_3d if len(ctx.shape) == 5 else torch.channels_last
+        out = torch.empty(ctx.shape, dtype=ctx.dtype, device=grads[0].device, memory_format=layout)
+        share = (grads[0] * 0.5 ** (len(ctx.shape) - 2)).to(ctx.dtype)
+        for corner in corners(len(ctx.shape) - 2):
+            out[corner] = share
+        return out, None
+
+
+def corners(ndim: int) -> list[tuple[slice, ...]]:
+    """Of the 2^n voxels that become one, where each lies in (batch, channel, *axes)."""
+    return [(slice(None), slice(None), *(slice(k, None, 2) for k in at)) for at in product((0, 1), repeat=ndim)]
 
 
 def merged(coarse: Tensor, skip: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from koosh_models.networks import Dims
 from koosh_models.networks.convolution import convolution
-from koosh_models.networks.regularizer import to_channels, to_image
+from koosh_models.networks.regularizer import batched, to_channels, to_image
 from koosh_models.networks.unet import halved, merged
 from koosh_models.networks.unrolled import regularizer
 from tests.properties import random_complex
@@ -106,3 +106,20 @@ def test_halving_takes_means(ndim):
     rounded = halved(volume.bfloat16())
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, pool(volume.bfloat16().float(), 2))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_halving_in_16_bit_gives_every_voxel_its_share_of_the_gradient(ndim):
+    volume = torch.randn(1, 3, *(4, 6, 10)[:ndim]).bfloat16().requires_grad_()
+    grad = torch.randn(1, 3, *(2, 3, 5)[:ndim])
+    (found,) = torch.autograd.grad(halved(volume), volume, grad)
+    assert found.dtype == torch.bfloat16
+    wanted = torch.nn.functional.interpolate(grad / 2**ndim, scale_factor=2.0, mode="nearest")
+    torch.testing.assert_close(found, wanted.bfloat16())
+
+
+def test_torch_sees_that_channels_come_last():
+    channels = torch.view_as_real(torch.zeros(4, 5, 6, dtype=torch.complex64)).movedim(-1, 0)
+    seen = batched(channels)
+    assert seen.shape == (1, 2, 4, 5, 6)
+    assert seen.stride() == torch.empty(1, 2, 4, 5, 6, memory_format=torch.channels_last_3d).stride()
