@@ -57,6 +57,10 @@ class Cartesian:
         """`convolve(one * image)`."""
         return self.convolve(one * image)
 
+    def nearby(self) -> Cartesian:
+        """Itself."""
+        return self
+
     def to(self, device: torch.device | str) -> Cartesian:
         """The same operator on `device`."""
         return Cartesian(self.mask.to(device), self.axes)

@@ -22,6 +22,9 @@ class Convolution(Protocol):
     def product(self, one: Tensor, image: Tensor) -> Tensor:
         """The convolution of `one * image`, (*matrix), outside autograd; may be overwritten by the next call."""
 
+    def nearby(self) -> Convolution:
+        """Nearly the same and cheaper; itself where there is no such one."""
+
 
 class Maps(Protocol):
     """Coil maps that are made when they are needed."""
@@ -194,7 +197,7 @@ class SenseNormal:
 
     def near(self, image: Tensor) -> Apply:
         """Nearly the same operator, of the coils that see most of such an image."""
-        return SenseNormal(strongest(self.maps, image), self.convolution).normal
+        return SenseNormal(strongest(self.maps, image), self.convolution.nearby()).normal
 
     def normal(self, x: Tensor) -> Tensor:
         """(z, y, x) -> (z, y, x)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.operator import selfadjoint
-from koosh_models.physics.toeplitz import check_weights, spectrum_of
+from koosh_models.physics.spread import check_weights, spectrum_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,10 @@ class ShiftedToeplitz:
     def product(self, one: Tensor, image: Tensor) -> Tensor:
         """`convolve(one * image)`."""
         return self.convolve(one * image)
+
+    def nearby(self) -> ShiftedToeplitz:
+        """Itself."""
+        return self
 
     def _ramped(self, image: Tensor, shift: tuple[int, ...], sign: int) -> Tensor:
         for axis, (s, n) in enumerate(zip(shift, image.shape, strict=True)):

@@ -60,7 +60,7 @@ def conjugate_gradient(
     step = near or normal
     while done < iterations and bool((live & (rr.sqrt() > tolerance * size)).any()):
         q = step(p)
-        bend = _curvature(p, q, axes, norm)
+        bend = _curvature(p, q, axes, norm) if near is None else _dot(p, q, axes)  # a nearby one may be indefinite
         live &= bend > 0
         alpha = _ratio(rr, bend) * live
         norm = torch.maximum(norm, _ratio(bend, rr))  # 1 / alpha is never above the operator's norm

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from koosh_models.physics.fft import Fft, in_place
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.operator import selfadjoint
+from koosh_models.physics.spread import check_weights, spectrum_of
 
 SLAB_BYTES = 3 << 20  # a slab of this size stays near the core; measured best between 1 and 4 MB
 GPU_SLAB_BYTES = 256 << 20
+GROWTH = 1.5  # of a nearby operator's transforms; 1.25 costs quality where steps use it (docs/networks.md)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,26 @@ class Toeplitz:
         kernel = tuple((k / step).round().to(torch.int16) for k in self.kernel)
         return Toeplitz(kernel, self.matrix, self.padded, step)
 
+    def nearby(self) -> Toeplitz:
+        """Nearly the same operator with transforms of `GROWTH` instead of 2 times the matrix: 0.4 of the work.
+
+        Distant voxels then meet on lags that belong to others: each gets the mean of its lags, weighted by how many
+        pairs of voxels have them (the optimal circulant of T. Chan 1988, with some padding).
+        """
+        padded = tuple(_good_size(math.ceil(GROWTH * n)) for n in self.matrix)
+        if any(p >= length for p, length in zip(padded, self.padded, strict=True)):
+            return self
+        folds = [
+            folded(n, length, p).to(self.kernel[0])
+            for n, length, p in zip(self.matrix, self.padded, padded, strict=True)
+        ]
+        parts = torch.split(folds[-1], [k.shape[-1] for k in self.kernel], dim=-1)
+        spectrum = sum(self._values(k) @ fold.mT for k, fold in zip(self.kernel, parts, strict=True))
+        assert isinstance(spectrum, Tensor)
+        for axis, fold in enumerate(folds[:-1]):
+            spectrum = torch.movedim(torch.tensordot(fold, spectrum, dims=([1], [axis])), 0, axis)
+        return Toeplitz(slabs(spectrum), self.matrix, padded)
+
     def _normal(self, x: Tensor) -> Tensor:
         images = x.reshape(-1, *self.matrix)
         convolve = self._convolve_cpu if x.device.type == "cpu" else self._convolve_torch
@@ -104,7 +127,7 @@ class Toeplitz:
     def _transform(self) -> None:
         """Convolve what stands in the scratch's first columns, in place."""
         rows, buffer = self._scratch
-        fft = _fft(torch.get_num_threads())
+        fft = in_place(torch.get_num_threads())
         rows[..., self.matrix[-1] :] = 0
         fft(rows, (rows.ndim - 1,), True)
         for first, last, kernel in self._slabs():
@@ -130,10 +153,10 @@ class Toeplitz:
             rows[...] = slab[:ny]
 
     def _multiply(self, slab: np.ndarray, kernel: Tensor) -> None:
-        if kernel.dtype == torch.int16:
-            np.multiply(slab, kernel.float().mul_(self.step).numpy(), out=slab)
-        else:
-            np.multiply(slab, kernel.numpy(), out=slab)
+        np.multiply(slab, self._values(kernel).numpy(), out=slab)
+
+    def _values(self, kernel: Tensor) -> Tensor:
+        return kernel.float().mul_(self.step) if kernel.dtype == torch.int16 else kernel
 
     def _convolve_torch(self, image: Tensor) -> Tensor:
         axes = tuple(range(len(self.matrix) - 1))
@@ -146,25 +169,20 @@ class Toeplitz:
         return torch.fft.ifft(rows, dim=-1)[..., : self.matrix[-1]].contiguous()
 
 
-Fft = Callable[[np.ndarray, tuple[int, ...], bool], None]
-
-
-def _fft(threads: int) -> Fft:
-    """In-place FFT `fft(array, axes, forward)`, normalised on the way back: ducc0's, or torch's in its absence."""
-    try:
-        from ducc0.fft import c2c
-    except ImportError:
-        return _torch_fft
-
-    def transform(a: np.ndarray, axes: tuple[int, ...], forward: bool) -> None:
-        c2c(a, axes=axes, forward=forward, inorm=0 if forward else 2, out=a, nthreads=threads)
-
-    return transform
-
-
-def _torch_fft(a: np.ndarray, axes: tuple[int, ...], forward: bool) -> None:
-    t = torch.from_numpy(a)
-    t.copy_(torch.fft.fftn(t, dim=axes) if forward else torch.fft.ifftn(t, dim=axes))
+def folded(n: int, length: int, short: int) -> Tensor:
+    """(short, length) real: takes a spectrum of lags -(n-1)..(n-1) on `length` points to `short` points, where lags l
+    and l - short fall together.
+    """
+    lag = torch.arange(short, dtype=torch.float64)
+    counts = torch.stack([n - lag, n - (short - lag)]).clamp_min(0)
+    shares = counts / counts.sum(0).clamp_min(1)
+    k = torch.arange(length, dtype=torch.float64) / length
+    back = sum(
+        share[:, None] * torch.exp(2j * torch.pi * lags[:, None] * k)
+        for share, lags in zip(shares, (lag, lag - short), strict=True)
+    )
+    forth = torch.exp(-2j * torch.pi * lag[:, None] * lag / short)
+    return (forth @ back).real / length
 
 
 def padded_sizes(matrix: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,49 +208,12 @@ def build(nufft: Nufft, weights: Tensor) -> Toeplitz:
     """
     check_weights(nufft, weights)
     padded = padded_sizes(nufft.matrix)
-    spectrum = spectrum_of(nufft, weights, padded)
+    return Toeplitz(slabs(spectrum_of(nufft, weights, padded)), nufft.matrix, padded)
+
+
+def slabs(spectrum: Tensor) -> tuple[Tensor, ...]:
+    """(*padded) cut along the last axis into parts that stay near the core."""
+    *others, last = spectrum.shape
     budget = SLAB_BYTES if spectrum.device.type == "cpu" else GPU_SLAB_BYTES
-    column = 2 * spectrum.element_size() * prod(padded[:-1])
-    width = max(4, min(padded[-1], budget // column) // 4 * 4)
-    return Toeplitz(tuple(part.contiguous() for part in torch.split(spectrum, width, dim=-1)), nufft.matrix, padded)
-
-
-def check_weights(nufft: Nufft, weights: Tensor) -> None:
-    """Refuse weights that don't belong to the trajectory."""
-    if weights.is_complex() or weights.shape != nufft.omega.shape[1:]:
-        raise ValueError(f"weights are {weights.dtype} {tuple(weights.shape)}, wanted one real value a sample")
-
-
-def spectrum_of(nufft: Nufft, weights: Tensor, padded: tuple[int, ...]) -> Tensor:
-    """Real Fourier transform of the point-spread function, (*padded), k = 0 at index 0."""
-    spread = point_spread(nufft, weights, padded)
-    if spread.device.type == "cpu":
-        _fft(torch.get_num_threads())(spread.numpy(), tuple(range(spread.ndim)), True)
-        return spread.real
-    return torch.fft.fftn(spread).real
-
-
-def point_spread(nufft: Nufft, weights: Tensor, padded: tuple[int, ...]) -> Tensor:
-    """The point-spread function on lags -(n-1)..(n-1), wrapped into `padded` with lag 0 at index 0.
-
-    One adjoint of image size for each octant of lags whose first lag is positive; the rest follows from
-    psf(-r) = conj psf(r), since weights are real.
-    """
-    matrix, scale = nufft.matrix, prod(nufft.matrix) ** -0.5
-    complex_type = torch.complex64 if nufft.omega.dtype == torch.float32 else torch.complex128
-    psf = torch.zeros(padded, dtype=complex_type, device=nufft.omega.device)
-    for signs in product((False, True), repeat=len(matrix) - 1):
-        # lags 0..n-1, or -n..-1 of which -n lies outside the linear convolution and is left out
-        starts = [0, *(-n if negative else 0 for negative, n in zip(signs, matrix[1:], strict=True))]
-        shift = torch.tensor([s + n // 2 for s, n in zip(starts, matrix, strict=True)], dtype=nufft.omega.dtype)
-        phase = (nufft.omega * shift.to(nufft.omega.device)[:, None]).sum(0)
-        octant = nufft.adjoint(torch.polar(weights.to(nufft.omega.dtype), phase)).mul_(scale)
-        source = tuple(slice(1 if s else 0, n) for s, n in zip(starts, matrix, strict=True))
-        target = tuple(
-            slice(p - n + 1, p) if s else slice(0, n) for s, n, p in zip(starts, matrix, padded, strict=True)
-        )
-        psf[target] = octant[source]
-    rest = tuple(range(len(matrix) - 1))
-    for lag in range(1, matrix[0]):
-        psf[-lag] = psf[lag].flip(rest).roll([1] * len(rest), rest).conj()
-    return psf
+    width = max(4, min(last, budget // (2 * spectrum.element_size() * prod(others))) // 4 * 4)
+    return tuple(part.contiguous() for part in torch.split(spectrum, width, dim=-1))
