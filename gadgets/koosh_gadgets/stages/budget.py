@@ -26,7 +26,7 @@ SOLVER = {
     "cg": 8,
     "l1": 16,
     "llr": 24,
-    "unrolled": 10,
+    "unrolled": 14,
 }  # complex volumes beside maps, kernel and one coil group
 DENSE, COIL = 0.15, 5  # samples a voxel from which the kernel serves in any case; volumes of one coil in it
 TRANSFORM = 10  # volumes of one non-uniform transform, its finer grid included

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from koosh_models.memory import resident
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.physics.mri import PAIR_BELOW
 from koosh_models.physics.problem import EmissionProblem, LinearProblem, Problem
+from koosh_models.physics.toeplitz import GROWTH
 from koosh_models.strategies.strategy import graph
 from koosh_models.training.distributed import CoilTeam
 from koosh_models.training.plan import parts
@@ -54,7 +55,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one scan: voxels of a frame in the object's box, frames, coils, samples of a frame."""
+    """Of one scan: voxels of a frame in the object's box, frames, coils, samples of a frame; with a nearby operator."""
 
     voxels: int
     frames: int
@@ -62,6 +63,7 @@ class Sizes:
     samples: float
     axes: int
     grid: bool
+    near: bool = False
 
     @property
     def image(self) -> int:
@@ -72,7 +74,7 @@ class Sizes:
     def bytes(self) -> float:
         """Of a case with its operator: samples, trajectory, weights, maps, target, mask, b, and the normal operator."""
         sampled = self.frames * self.samples * (8 * self.coils + 4 * self.axes + 4)
-        return sampled + 8 * self.coils * self.voxels + 2.125 * self.image + self.normal
+        return sampled + 8 * self.coils * self.voxels + 2.125 * self.image + self.normal + self.nearby
 
     @property
     def normal(self) -> float:
@@ -85,12 +87,22 @@ class Sizes:
         return 4 * 2**self.axes * self.voxels * self.frames + 2 * self.image + slab
 
     @property
+    def nearby(self) -> float:
+        """Bytes of a nearby operator: half of the coils, its own kernel and scratch unless there is a gridder."""
+        if not self.near or self.grid or self.frames > 1:
+            return 0.0
+        coils = 4 * self.coils * self.voxels
+        if self.samples / self.voxels < PAIR_BELOW[self.axes]:
+            return coils
+        return coils + 4 * GROWTH**self.axes * self.voxels + GROWTH * self.image
+
+    @property
     def making(self) -> float:
         """Bytes while a case is simulated: coil images and spectra, samples twice."""
         return 8 * self.coils * (3 * self.voxels + 2 * self.samples)
 
 
-def sizes(data: Data, small: Trial, largest: bool) -> Sizes:
+def sizes(data: Data, small: Trial, largest: bool, near: bool = False) -> Sizes:
     """The largest scan of a recipe, or one in the middle."""
     matrices = sorted(data.matrix, key=math.prod)
     matrix = matrices[-1] if largest else matrices[len(matrices) // 2]
@@ -101,7 +113,7 @@ def sizes(data: Data, small: Trial, largest: bool) -> Sizes:
     samples = samples_per_voxel(data, speed) * math.prod(matrix)
     voxels = math.prod(small.box(matrix, largest))
     grid = all("cartesian" in family for family in data.trajectory)
-    return Sizes(voxels, data.frames if series else 1, coils, samples, len(matrix), grid)
+    return Sizes(voxels, data.frames if series else 1, coils, samples, len(matrix), grid, near)
 
 
 def stand_in(shape: tuple[int, ...], subsets: int = 0, ranks: int = 1) -> Problem:
@@ -130,7 +142,8 @@ def needs(recipe: Recipe, device: torch.device | None = None, small: Trial | Non
         kept, scan, making = AHEAD + 1, 0.0, 0.0
     else:
         small = small or trial(recipe)
-        one, usual = sizes(data, small, largest=True), sizes(data, small, largest=False)
+        near = recipe.network.cg_near
+        one, usual = (sizes(data, small, largest, near) for largest in (True, False))
         matrix = max(data.matrix, key=math.prod)
         shape, extent = small.box(matrix, largest=True), small.tight(matrix)
         shape, extent = ((data.frames, *s) if one.frames > 1 else s for s in (shape, extent))
@@ -159,8 +172,7 @@ def needs(recipe: Recipe, device: torch.device | None = None, small: Trial | Non
 
 def shared(one: Sizes, ranks: int) -> float:
     """Bytes of a scan on a rank that has a share of its coils."""
-    mine = Sizes(one.voxels, one.frames, math.ceil(one.coils / ranks), one.samples, one.axes, one.grid)
-    return mine.bytes
+    return replace(one, coils=math.ceil(one.coils / ranks)).bytes
 
 
 def estimate(recipe: Recipe, device: torch.device, ranks: int = 1) -> list[str]:

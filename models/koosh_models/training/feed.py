@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from koosh_models import private
 from koosh_models.physics.problem import LinearProblem, Problem
@@ -252,7 +253,13 @@ def late(case: Case, path: Path, device: torch.device) -> LinearProblem:
         part.replace(b)
     with safe_open(str(b), framework="pt") as file:
         right, scale = file.get_tensor("b"), float(file.metadata()["scale"])
-    return LinearProblem(lambda x: opened(path, device).normal(x), right.to(device), scale, name=case.name)
+
+    def nearby(x: Tensor) -> Tensor:
+        return opened(path, device).near(x)
+
+    return LinearProblem(
+        lambda x: opened(path, device).normal(x), right.to(device), scale, name=case.name, nearby=lambda: nearby
+    )
 
 
 def validation_cases(data: Data, cache: Path | None, count: int) -> list[AnyCase]:

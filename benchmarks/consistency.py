@@ -1,0 +1,191 @@
+"""Few conjugate-gradient steps in a stage: whose gradient is right, and what a cheaper operator costs in quality.
+
+`python -m benchmarks.consistency`: simulated phantoms, R = 12, 8 coils, 2 % noise, the shipped radial3d.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.report import Row, arguments, command, show
+from koosh_models import metrics, weights
+from koosh_models.networks.consistency import ConjugateGradient
+from koosh_models.networks.unrolled import Unrolled, build
+from koosh_models.physics.mri import normal_of, of_operator
+from koosh_models.physics.nufft import Nufft
+from koosh_models.physics.problem import LinearProblem
+from koosh_models.physics.sense import Sense, SenseNormal, strongest
+from koosh_models.physics.toeplitz import Toeplitz
+from koosh_models.reconstruction import calibrate, with_weights
+from koosh_models.simulation.phantoms import phantom
+from koosh_models.simulation.simulate import simulate
+from koosh_models.simulation.trajectories import trajectory
+from koosh_models.support import boxed
+
+THIS = command("benchmarks.consistency")
+VARIANTS: dict[str, tuple[float, float]] = {
+    "the strongest coils (96 % of the energy)": (0.96, 2.0),
+    "the strongest coils, transforms of 1.5 n": (0.96, 1.5),
+    "the strongest coils, transforms of 1.25 n": (0.96, 1.25),
+    "the strongest coils (90 % of the energy)": (0.90, 2.0),
+}
+"""Share of the energy that the coils see, size of the transforms."""
+
+
+def case(name: str, n: int, seed: int) -> tuple[SenseNormal, LinearProblem, Tensor, Tensor]:
+    """A scan's normal operator and problem in its box, the truth and where it is judged."""
+    body = phantom(name, (n,) * 3, seed)
+    made = simulate(
+        body.image, trajectory("radial3d", (n,) * 3, 12.0), mask=body.mask, n_coils=8, noise=0.02, seed=seed
+    )
+    scan = with_weights(made.scan)
+    maps = calibrate(scan)
+    inside, within, box = boxed(scan, maps)
+    assert inside.weights is not None
+    sense = Sense(within, Nufft(inside.omega, box.size, 1e-4))
+    operator = normal_of(inside, sense)
+    assert isinstance(operator, SenseNormal)
+    problem = of_operator(operator, sense.adjoint(inside.kspace * inside.weights))
+    dense = within.coils(0, within.shape[0])
+    true = (dense.conj() * box.cut(made.maps)).sum(0) * box.cut(made.truth)
+    return operator, problem, true, box.cut(made.mask)
+
+
+class _Normal(torch.autograd.Function):
+    """The normal operator under autograd: it is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, normal: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.normal = normal  # type: ignore[attr-defined]
+        return normal(x)
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.normal(grads[0]), None  # type: ignore[attr-defined]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Real inner product, under autograd."""
+    return (torch.view_as_real(a) * torch.view_as_real(b)).sum()
+
+
+def every_step(step: ConjugateGradient, problem: LinearProblem, z: Tensor) -> Tensor:
+    """The step with all of conjugate gradients under autograd, lengths of steps too: the gradient to compare with."""
+    lam = step.log_lam.exp()
+    r = problem.b - _Normal.apply(z, problem.normal)
+    p, rr, x = r, dot(r, r), z
+    for _ in range(step.steps):
+        q = _Normal.apply(p, problem.normal) + lam * p
+        alpha = rr / dot(p, q)
+        x, r = x + alpha * p, r - alpha * q
+        rr, before = dot(r, r), rr
+        p = r + rr / before * p
+    return x
+
+
+def gradients(network: Unrolled, problem: LinearProblem, target: Tensor, kind: str) -> list[Tensor]:
+    """Of each regularizer's weights, in one vector: by "every step", "held" steps (ours) or the "implicit" one."""
+    network.zero_grad()
+    x = network.start(problem)
+    for k in range(network.dims.stages):
+        stage, step = network.stage(k), network.steps[k]
+        assert isinstance(step, ConjugateGradient)
+        z = stage.regularize(problem, x)
+        if kind == "every step":
+            x = every_step(step, problem, z)
+        else:
+            x = step(problem, x, z) if kind == "held" else _implicit(step, problem, z)
+    ((x - target).abs().square().sum() / target.abs().square().sum()).sqrt().backward()
+    return [
+        torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]) for part in network.regularizers
+    ]
+
+
+class _Implicit(torch.autograd.Function):
+    """The step with the gradient of a solution, reached or not."""
+
+    @staticmethod
+    def forward(ctx: object, z: Tensor, step: ConjugateGradient, problem: LinearProblem) -> Tensor:
+        ctx.step, ctx.problem = step, problem  # type: ignore[attr-defined]
+        return step.value(problem, z, z)[0]
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.step.pull(ctx.problem, grads[0], ()).to_regularized, None, None  # type: ignore[attr-defined]
+
+
+def _implicit(step: ConjugateGradient, problem: LinearProblem, z: Tensor) -> Tensor:
+    return _Implicit.apply(z, step, problem)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def gradient_rows(network: Unrolled, problem: LinearProblem, target: Tensor) -> Iterator[Row]:
+    """Cosine with the whole gradient, and length relative to it, stage by stage."""
+    network.requires_grad_(True)
+    whole = gradients(network, problem, target, "every step")
+    for kind in ("held", "implicit"):
+        found = gradients(network, problem, target, kind)
+        for k, (a, b) in enumerate(zip(found, whole, strict=True)):
+            yield Row(f"gradient, {kind}, stage {k}: cosine", float(torch.cosine_similarity(a, b, 0)), "", command=THIS)
+            yield Row(f"gradient, {kind}, stage {k}: length", float(a.norm() / b.norm()), "x", command=THIS)
+
+
+@torch.no_grad()
+def quality(network: Unrolled, problem: LinearProblem, target: Tensor, mask: Tensor) -> tuple[float, float]:
+    """PSNR and CPU seconds."""
+    begun = time.process_time()
+    image = network(problem)
+    seconds = time.process_time() - begun
+    return metrics.psnr(image, target, mask), seconds
+
+
+def near_rows(near: Unrolled, exact: Unrolled, n: int, count: int) -> Iterator[Row]:
+    """Mean PSNR and CPU seconds of each operator for the steps."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(count):
+        operator, problem, target, mask = case(("head", "knee", "chest", "abdomen")[seed % 4], n, 100 + seed)
+        assert isinstance(operator.convolution, Toeplitz)
+        found.setdefault("the exact operator", []).append(quality(exact, problem, target, mask))
+        for name, (kept, growth) in VARIANTS.items():
+            convolution = operator.convolution if growth >= 2 else operator.convolution.nearby(growth)
+            cheap = SenseNormal(strongest(operator.maps, problem.b, kept), convolution).normal
+            other = replace(problem, nearby=lambda cheap=cheap: cheap)
+            found.setdefault(name, []).append(quality(near, other, target, mask))
+    first = found["the exact operator"]
+    for name, scores in found.items():
+        psnr, seconds = (sum(s[i] for s in scores) / len(scores) for i in (0, 1))
+        yield Row(f"{n}^3, steps with {name}: PSNR", psnr, "dB", command=THIS)
+        yield Row(f"{n}^3, steps with {name}: CPU", seconds, "s", command=THIS)
+        if scores is not first:
+            yield Row(
+                f"{n}^3, steps with {name}: time of the exact",
+                seconds / (sum(s[1] for s in first) / len(first)),
+                "x",
+                command=THIS,
+            )
+
+
+def main() -> None:
+    """Gradients first, then operators."""
+    options = arguments(__doc__ or "").parse_args()
+    torch.set_num_threads(1)
+    shipped, _ = weights.load("radial3d")
+    near, exact = (build(replace(shipped.dims, cg_near=on)).eval() for on in (True, False))
+    for network in (near, exact):
+        network.load_state_dict(shipped.state_dict())
+    n, count = (32, 1) if options.quick else (64, 4)
+    _, problem, target, _ = case("head", n, 99)
+    rows = [*gradient_rows(exact, problem, target)]
+    exact.requires_grad_(False)
+    rows += near_rows(near, exact, n, count)
+    if not options.quick:
+        rows += near_rows(near, exact, 96, 1)
+    show(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
