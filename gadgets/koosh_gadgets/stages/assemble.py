@@ -58,7 +58,7 @@ def compression_matrix(correlation: np.ndarray, coils: int, journal: Journal | N
     """(virtual, coil) from the correlation of coils."""
     import torch
 
-    from koosh_models.calibration.compress import compression
+    from koosh_models.physics.compress import compression
 
     found = compression(torch.from_numpy(correlation), min(coils, len(correlation)))
     if journal is not None:

@@ -13,7 +13,7 @@ from koosh_gadgets.stages.journal import Journal
 from koosh_gadgets.wire.readouts import Readouts
 
 if TYPE_CHECKING:
-    from koosh_models.calibration.compress import Compression
+    from koosh_models.physics.compress import Compression
 
 CALIBRATION = 1024
 
@@ -58,7 +58,7 @@ def compression_of(readouts: Iterable[np.ndarray], coils: int, journal: Journal)
     """The compression to at most `coils` virtual coils for (coil, sample) arrays."""
     import torch
 
-    from koosh_models.calibration.compress import compression, gram
+    from koosh_models.physics.compress import compression, gram
 
     correlation: torch.Tensor | None = None
     for readout in readouts:

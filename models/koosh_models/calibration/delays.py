@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from koosh_models.calibration.cells import scaled
-from koosh_models.calibration.compress import compression, gram
 from koosh_models.physics import toeplitz
+from koosh_models.physics.compress import compression, gram
 from koosh_models.physics.nufft import Nufft
 from koosh_models.physics.operator import Apply
 from koosh_models.physics.solve import conjugate_gradient

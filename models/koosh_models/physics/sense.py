@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from koosh_models.calibration.compress import coils_for, compression, gram
+from koosh_models.physics.compress import coils_for, compression, gram
 from koosh_models.physics.operator import Apply, Operator, linear, selfadjoint
 
 KEPT = 0.96  # of the energy: four of eight coils around a head; what is left out costs no quality (docs/networks.md)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from koosh_models.calibration import compress, intensity, noise
+from koosh_models.calibration import intensity, noise
+from koosh_models.physics import compress
 from koosh_models.simulation.coils import loop_maps
 from koosh_models.simulation.phantoms import phantom
 from koosh_models.simulation.recordfile import mixing
