@@ -151,7 +151,7 @@ def profile_error(network: Unrolled, case: Case) -> float:
 def planes(dims: Dims, features: int) -> Unrolled:
     """The same network with kernels that see only the plane across the readout: slice-wise 2D."""
     parts: list[nn.Module] = [Cnn(2, 2, features, [(3, 3, 1)] * dims.layers) for _ in range(dims.stages)]
-    return Unrolled(dims, parts, [consistency(dims) for _ in range(dims.stages)])
+    return Unrolled(dims, parts, [consistency(dims, dims.cg_steps) for _ in range(dims.stages)])
 
 
 def volume_pays(updates: int, n_seeds: int) -> list[Row]:

@@ -101,7 +101,7 @@ def unrolled(problem: LinearProblem, network: Unrolled, memory: int = 0) -> clas
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise ArithmeticError("the network's image contains NaN or Inf; its weights don't suit this scan, use l1 or cg")
     dims = network.dims
-    steps = dims.start_steps * (dims.start in ("cg", "llr")) + dims.stages * dims.cg_steps
+    steps = dims.start_steps * (dims.start in ("cg", "llr")) + sum(dims.solver_steps)
     return classical.Result(image, steps)
 
 

@@ -43,6 +43,7 @@ class Dims:
     subsets      ordered subsets that "em" steps were made for; 0 takes any
     upright      regularizers see images without the smooth phase of the measurement (its scanner's zero is arbitrary)
     cg_steps     at most so many in a "cg" stage, which stops earlier at cg_tolerance
+    cg_early     so many in the first half of the stages instead, whose steps noise harms less; 0: as in all
     cg_near      few steps with the coils that see most, from residuals of all coils, and so in the start image
     """
 
@@ -64,6 +65,7 @@ class Dims:
     subsets: int = 0
     degree: int = 0
     cg_steps: int = 10
+    cg_early: int = 0
     cg_tolerance: float = 1e-6
     cg_near: bool = False
     start_steps: int = 5
@@ -77,6 +79,16 @@ class Dims:
             )
         if self.regularizer == "spacetime" and self.ndim != 3:
             raise ValueError(f"a space-time regularizer needs (frame, y, x), three axes, got {self.ndim}")
+        if self.cg_early and self.shared:
+            raise ValueError(
+                f"cg_early = {self.cg_early} for stages that share one step; leave it out, or shared = false"
+            )
+
+    @property
+    def solver_steps(self) -> list[int]:
+        """At most so many steps of conjugate gradients in each stage."""
+        early = self.stages // 2 if self.cg_early else 0
+        return [self.cg_early] * early + [self.cg_steps] * (self.stages - early)
 
 
 class Unrolled(nn.Module):
@@ -222,13 +234,13 @@ def consistency_steps(dims: Dims) -> list[nn.Module]:
     if dims.consistency == "em":
         first = dims.start_steps if dims.start == "osem" else 0
         return [*emission_steps(dims.stages, dims.gamma, dims.shared, dims.truncated, first)]
-    return [consistency(dims) for _ in range(1 if dims.shared else dims.stages)]
+    return [consistency(dims, steps) for steps in (dims.solver_steps[:1] if dims.shared else dims.solver_steps)]
 
 
-def consistency(dims: Dims) -> nn.Module:
-    """One consistency step of these dimensions."""
+def consistency(dims: Dims, steps: int) -> nn.Module:
+    """One consistency step of these dimensions; `steps` of a solver."""
     if dims.consistency == "gradient":
         return GradientStep(dims.step, dims.degree)
     if dims.consistency == "proximal":
         return Proximal(dims.step, dims.lam)
-    return ConjugateGradient(dims.lam, dims.cg_steps, dims.cg_tolerance, dims.cg_near)
+    return ConjugateGradient(dims.lam, steps, dims.cg_tolerance, dims.cg_near)

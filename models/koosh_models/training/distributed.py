@@ -192,4 +192,4 @@ def joined(own: LinearProblem) -> LinearProblem:
 
     b = total(own.b.clone())
     team = CoilTeam(distributed.get_rank(), distributed.get_world_size())
-    return replace(own, normal=normal, b=b, scale=robust_scale(b), team=team)
+    return replace(own, normal=normal, b=b, scale=robust_scale(b), team=team, nearby=None)

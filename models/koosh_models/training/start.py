@@ -13,7 +13,19 @@ from koosh_models.weights import verify
 
 SCALARS = 20.0  # Adam moves a parameter by about its rate a step: a logarithm has further to go than a kernel's entries
 
-FREE = ("start", "start_steps", "cg_steps", "cg_tolerance", "cg_near", "step", "lam", "gamma", "precision", "upright")
+FREE = (
+    "start",
+    "start_steps",
+    "cg_steps",
+    "cg_early",
+    "cg_tolerance",
+    "cg_near",
+    "step",
+    "lam",
+    "gamma",
+    "precision",
+    "upright",
+)
 """What may differ where a training goes on from weights: it changes no weight's shape, and learned ones stay."""
 
 

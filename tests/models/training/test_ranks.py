@@ -61,7 +61,9 @@ def one_rank(folder: Path, *changes: str) -> checkpoint.State:
 
 
 def apart(a: checkpoint.State, b: checkpoint.State) -> float:
-    return max(float((a.network[k] - b.network[k]).norm() / a.network[k].norm().clamp_min(1e-6)) for k in a.network)
+    """Of all weights together: one voxel that rounding moves over a kink moves a bias near zero by 1e-4 of itself."""
+    first, second = (torch.cat([state.network[k].flatten() for k in a.network]) for state in (a, b))
+    return float((first - second).norm() / first.norm())
 
 
 @pytest.mark.slow
@@ -69,7 +71,7 @@ def test_volumes_over_two_ranks_give_the_weights_of_one_rank_that_accumulates(tm
     alone = one_rank(tmp_path / "one", "training.accumulate=2")
     spread = two_ranks(tmp_path / "two", "training.accumulate=1")
     assert spread.step == alone.step
-    assert apart(alone, spread) < 1e-4
+    assert apart(alone, spread) < 1e-5
 
 
 @pytest.mark.slow
@@ -78,7 +80,7 @@ def test_coils_over_two_ranks_give_the_weights_of_one_rank(tmp_path):
     alone = one_rank(tmp_path / "one", *changes)
     spread = two_ranks(tmp_path / "two", *changes, 'training.share="coils"')
     assert spread.step == alone.step
-    assert apart(alone, spread) < 1e-4
+    assert apart(alone, spread) < 1e-5
 
 
 LARGE = ("data.coils=[4, 4]", "data.matrix=[[32, 32, 32]]", "network.stages=4", "training.memory_mb=12")
