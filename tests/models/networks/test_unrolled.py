@@ -135,3 +135,12 @@ def test_the_smooth_phase_is_found_below_noise_and_is_a_constant_to_the_network(
     inside = (slice(4, -4),) * 3
     assert float((found * torch.polar(torch.ones(()), -phase)).angle()[inside].abs().max()) < 0.1
     assert torch.allclose(found.abs(), torch.ones(24, 24, 24))
+
+
+def test_early_stages_may_take_more_solver_steps():
+    dims = Dims(stages=5, layers=2, features=4, cg_steps=2, cg_early=3)
+    assert [step.steps for step in build(dims).steps] == dims.solver_steps == [3, 3, 2, 2, 2]
+    assert replace(dims, cg_early=0).solver_steps == [2] * 5
+    assert [step.steps for step in build(replace(dims, cg_early=0, shared=True)).steps] == [2]
+    with pytest.raises(ValueError, match="share one step"):
+        replace(dims, shared=True)
