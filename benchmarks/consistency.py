@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from koosh_models.networks.consistency import ConjugateGradient
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.physics.mri import normal_of, of_operator
 from koosh_models.physics.nufft import Nufft
+from koosh_models.physics.operator import inner
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.physics.sense import Sense, SenseNormal, strongest
 from koosh_models.physics.toeplitz import Toeplitz
@@ -60,13 +62,13 @@ class _Normal(torch.autograd.Function):
     """The normal operator under autograd: it is its own adjoint."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor, normal: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.normal = normal  # type: ignore[attr-defined]
+    def forward(ctx: Any, x: Tensor, normal: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.normal = normal
         return normal(x)
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.normal(grads[0]), None  # type: ignore[attr-defined]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.normal(grads[0]), None
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -88,8 +90,11 @@ def every_step(step: ConjugateGradient, problem: LinearProblem, z: Tensor) -> Te
     return x
 
 
-def gradients(network: Unrolled, problem: LinearProblem, target: Tensor, kind: str) -> list[Tensor]:
-    """Of each regularizer's weights, in one vector: by "every step", "held" steps (ours) or the "implicit" one."""
+Gradients = list[tuple[Tensor, float]]
+
+
+def gradients(network: Unrolled, problem: LinearProblem, target: Tensor, kind: str) -> Gradients:
+    """Of each regularizer's weights, in one vector, and of log lambda, by "every step", "held" steps or "implicit"."""
     network.zero_grad()
     x = network.start(problem)
     for k in range(network.dims.stages):
@@ -101,26 +106,34 @@ def gradients(network: Unrolled, problem: LinearProblem, target: Tensor, kind: s
         else:
             x = step(problem, x, z) if kind == "held" else _implicit(step, problem, z)
     ((x - target).abs().square().sum() / target.abs().square().sum()).sqrt().backward()
-    return [
-        torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]) for part in network.regularizers
-    ]
+    out = []
+    for part, step in zip(network.regularizers, network.steps, strict=True):
+        weights_of = torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None])
+        (log_lam,) = step.parameters()
+        out.append((weights_of, float(log_lam.grad) if log_lam.grad is not None else 0.0))
+    return out
 
 
 class _Implicit(torch.autograd.Function):
-    """The step with the gradient of a solution, reached or not."""
+    """The step with the gradients of a solution, reached or not."""
 
     @staticmethod
-    def forward(ctx: object, z: Tensor, step: ConjugateGradient, problem: LinearProblem) -> Tensor:
-        ctx.step, ctx.problem = step, problem  # type: ignore[attr-defined]
-        return step.value(problem, z, z)[0]
+    def forward(ctx: Any, z: Tensor, log_lam: Tensor, step: ConjugateGradient, problem: LinearProblem) -> Tensor:
+        ctx.step, ctx.problem = step, problem
+        out, _ = step.value(problem, z, z)
+        ctx.save_for_backward(z, out)
+        return out
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.step.pull(ctx.problem, grads[0], ()).to_regularized, None, None  # type: ignore[attr-defined]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, out = ctx.saved_tensors
+        pull = ctx.step.pull(ctx.problem, grads[0], ())
+        (slope,) = ctx.step.slopes(ctx.problem, grads[0], pull, [inner(pull.probes[0], z)], z, out)
+        return pull.to_regularized, slope, None, None
 
 
 def _implicit(step: ConjugateGradient, problem: LinearProblem, z: Tensor) -> Tensor:
-    return _Implicit.apply(z, step, problem)  # type: ignore[no-any-return,no-untyped-call]
+    return _Implicit.apply(z, step.log_lam, step, problem)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def gradient_rows(network: Unrolled, problem: LinearProblem, target: Tensor) -> Iterator[Row]:
@@ -129,9 +142,10 @@ def gradient_rows(network: Unrolled, problem: LinearProblem, target: Tensor) -> 
     whole = gradients(network, problem, target, "every step")
     for kind in ("held", "implicit"):
         found = gradients(network, problem, target, kind)
-        for k, (a, b) in enumerate(zip(found, whole, strict=True)):
+        for k, ((a, slope), (b, wanted)) in enumerate(zip(found, whole, strict=True)):
             yield Row(f"gradient, {kind}, stage {k}: cosine", float(torch.cosine_similarity(a, b, 0)), "", command=THIS)
             yield Row(f"gradient, {kind}, stage {k}: length", float(a.norm() / b.norm()), "x", command=THIS)
+            yield Row(f"gradient, {kind}, stage {k}: of lambda", slope / wanted, "x", command=THIS)
 
 
 @torch.no_grad()

@@ -177,7 +177,7 @@ class ConjugateGradient(nn.Module):
     Where the steps reach the tolerance, the gradient is the implicit one of the solution. Where they end before it, as
     two or three steps do, the image is `x = z + q(N) (b - N z)` with q the polynomial that the steps were, and the
     gradient is that of this image, q held. The implicit gradient is not: it takes from z what N hardly sees, the very
-    part that the regularizer has to fill in (its norm is 5 to 8 times too small in the first of four stages).
+    part that the regularizer has to fill in (its norm is 6 to 80 times too small in the first of four stages).
 
     near  the steps use the problem's cheaper operator, the residual that they start from the exact one
     """
