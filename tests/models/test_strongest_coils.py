@@ -58,6 +58,11 @@ def test_one_coil_suffices_where_all_see_the_same():
     assert strongest(maps, random_complex(MATRIX)).shape[0] == 1
 
 
+def test_double_precision_stays_double():
+    maps = coil_maps(4, MATRIX, torch.complex128)
+    assert strongest(maps, random_complex(MATRIX, 1, torch.complex128)).coils(0, 1).dtype == torch.complex128
+
+
 def test_no_image_no_choice():
     maps = coil_maps(4, MATRIX, torch.complex64)
     assert strongest(maps, torch.zeros(MATRIX, dtype=torch.complex64)).shape[0] == 4

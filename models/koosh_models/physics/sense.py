@@ -120,7 +120,8 @@ def strongest(maps: Tensor | Maps, image: Tensor, kept: float = KEPT) -> Maps:
     correlation = gram(seen)
     if not float(correlation.diagonal().real.sum()) > 0:
         return every
-    return every.combined(compression(correlation, coils_for(correlation, kept)).matrix)
+    matrix = compression(correlation, coils_for(correlation, kept)).matrix
+    return every.combined(matrix.to(image.dtype))
 
 
 def synthesised(coefficients: Tensor, waves: list[Tensor]) -> Tensor:
