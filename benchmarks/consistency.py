@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.problem import one_thread, radial
 from benchmarks.report import Row, arguments, command, show
 from koosh_models import metrics, weights
+from koosh_models.losses import relative_l2
 from koosh_models.networks.consistency import ConjugateGradient
 from koosh_models.networks.unrolled import Unrolled, build
 from koosh_models.physics.mri import normal_of, of_operator
@@ -23,10 +25,7 @@ from koosh_models.physics.operator import inner
 from koosh_models.physics.problem import LinearProblem
 from koosh_models.physics.sense import Sense, SenseNormal, strongest
 from koosh_models.physics.toeplitz import Toeplitz
-from koosh_models.reconstruction import calibrate, with_weights
-from koosh_models.simulation.phantoms import phantom
-from koosh_models.simulation.simulate import simulate
-from koosh_models.simulation.trajectories import trajectory
+from koosh_models.reconstruction import calibrate
 from koosh_models.support import boxed
 
 THIS = command("benchmarks.consistency")
@@ -41,11 +40,8 @@ VARIANTS: dict[str, tuple[float, float]] = {
 
 def case(name: str, n: int, seed: int) -> tuple[SenseNormal, LinearProblem, Tensor, Tensor]:
     """A scan's normal operator and problem in its box, the truth and where it is judged."""
-    body = phantom(name, (n,) * 3, seed)
-    made = simulate(
-        body.image, trajectory("radial3d", (n,) * 3, 12.0), mask=body.mask, n_coils=8, noise=0.02, seed=seed
-    )
-    scan = with_weights(made.scan)
+    made = radial(n, seed=seed, body=name)
+    scan = made.scan
     maps = calibrate(scan)
     inside, within, box = boxed(scan, maps)
     assert inside.weights is not None
@@ -58,34 +54,16 @@ def case(name: str, n: int, seed: int) -> tuple[SenseNormal, LinearProblem, Tens
     return operator, problem, true, box.cut(made.mask)
 
 
-class _Normal(torch.autograd.Function):
-    """The normal operator under autograd: it is its own adjoint."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, normal: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.normal = normal
-        return normal(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.normal(grads[0]), None
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Real inner product, under autograd."""
-    return (torch.view_as_real(a) * torch.view_as_real(b)).sum()
-
-
 def every_step(step: ConjugateGradient, problem: LinearProblem, z: Tensor) -> Tensor:
     """The step with all of conjugate gradients under autograd, lengths of steps too: the gradient to compare with."""
     lam = step.log_lam.exp()
-    r = problem.b - _Normal.apply(z, problem.normal)
-    p, rr, x = r, dot(r, r), z
+    r = problem.b - problem.normal(z)
+    p, rr, x = r, inner(r, r), z
     for _ in range(step.steps):
-        q = _Normal.apply(p, problem.normal) + lam * p
-        alpha = rr / dot(p, q)
+        q = problem.normal(p) + lam * p
+        alpha = rr / inner(p, q)
         x, r = x + alpha * p, r - alpha * q
-        rr, before = dot(r, r), rr
+        rr, before = inner(r, r), rr
         p = r + rr / before * p
     return x
 
@@ -103,9 +81,11 @@ def gradients(network: Unrolled, problem: LinearProblem, target: Tensor, kind: s
         z = stage.regularize(problem, x)
         if kind == "every step":
             x = every_step(step, problem, z)
+        elif kind == "held":
+            x = step(problem, x, z)
         else:
-            x = step(problem, x, z) if kind == "held" else _implicit(step, problem, z)
-    ((x - target).abs().square().sum() / target.abs().square().sum()).sqrt().backward()
+            x = _Implicit.apply(z, step.log_lam, step, problem)  # type: ignore[no-untyped-call]  # torch's, untyped
+    relative_l2(x, target).backward()
     out = []
     for part, step in zip(network.regularizers, network.steps, strict=True):
         weights_of = torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None])
@@ -130,10 +110,6 @@ class _Implicit(torch.autograd.Function):
         pull = ctx.step.pull(ctx.problem, grads[0], ())
         (slope,) = ctx.step.slopes(ctx.problem, grads[0], pull, [inner(pull.probes[0], z)], z, out)
         return pull.to_regularized, slope, None, None
-
-
-def _implicit(step: ConjugateGradient, problem: LinearProblem, z: Tensor) -> Tensor:
-    return _Implicit.apply(z, step.log_lam, step, problem)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def gradient_rows(network: Unrolled, problem: LinearProblem, target: Tensor) -> Iterator[Row]:
@@ -186,7 +162,7 @@ def near_rows(near: Unrolled, exact: Unrolled, n: int, count: int) -> Iterator[R
 def main() -> None:
     """Gradients first, then operators."""
     options = arguments(__doc__ or "").parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     shipped, _ = weights.load("radial3d")
     near, exact = (build(replace(shipped.dims, cg_near=on)).eval() for on in (True, False))
     for network in (near, exact):

@@ -26,12 +26,14 @@ class Case:
     mask: Tensor
 
 
-def radial(size: int = 96, acceleration: float = 12, coils: int = 8, noise: float = 0.02, seed: int = 0) -> Case:
-    """The head phantom of this seed, scanned."""
+def radial(
+    size: int = 96, acceleration: float = 12, coils: int = 8, noise: float = 0.02, seed: int = 0, body: str = "head"
+) -> Case:
+    """The phantom of this seed, scanned."""
     matrix = (size, size, size)
-    head = phantom("head", matrix, seed)
+    anatomy = phantom(body, matrix, seed)
     spokes = trajectory("radial3d", matrix, acceleration)
-    made = simulate(head.image, spokes, mask=head.mask, n_coils=coils, noise=noise, seed=seed)
+    made = simulate(anatomy.image, spokes, mask=anatomy.mask, n_coils=coils, noise=noise, seed=seed)
     scan = replace(made.scan, weights=density.pipe_menon(made.scan.omega, matrix))
     return Case(scan, made.truth, made.maps, made.mask)
 

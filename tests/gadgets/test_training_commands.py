@@ -8,11 +8,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from koosh_gadgets.cli import main, parser
-from koosh_gadgets.commands.evaluate import conditions
+from koosh_gadgets.cli import main
 from koosh_models import weights
 from koosh_models.training.cases import read_case
-from koosh_models.training.tables import Data
 
 SMALL = ["--set", "data.cases=1", "--set", "data.validation_cases=1"]
 
@@ -85,14 +83,6 @@ def test_the_benchmark_prints_its_tables_and_goes_on_where_it_ended(tmp_path, ca
     assert "| R = 12 | 1 | cg |" in capsys.readouterr().out
     assert "not for diagnosis" in report.read_text()
     assert main([*common, "--only", "R = 13"]) == 2
-
-
-def test_the_benchmark_keeps_to_the_main_one_of_several_trajectories():
-    arguments = parser("evaluate").parse_args(["evaluate", "--benchmark", "--matrix", "64"])
-    data = Data(phantoms=("head",), trajectory=("radial3d", "cones", "stack_of_stars"))
-    assert conditions(data, arguments).trajectory == ("radial3d",)
-    arguments.benchmark = False
-    assert conditions(data, arguments).trajectory == data.trajectory
 
 
 def test_a_dry_run_names_parameters_steps_and_memory(tmp_path, capsys):

@@ -123,7 +123,6 @@ def conditions(data: Data, arguments: argparse.Namespace) -> Data:
         changes["volumes"] = arguments.data
     if arguments.benchmark and data.pet is None:
         changes |= {"validation_acceleration": 12.0, "validation_noise": 0.02, "validation_coils": 8}
-        changes["trajectory"] = data.trajectory[:1]  # of several families the recipe's main one; others have groups
     for name in ("acceleration", "noise", "coils"):
         if (value := getattr(arguments, name)) is not None:
             changes[f"validation_{name}"] = value

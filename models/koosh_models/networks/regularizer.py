@@ -41,6 +41,11 @@ def batched(channels: Tensor) -> Tensor:
     return channels.movedim(0, -1)[None].movedim(-1, 1)
 
 
+def channels_last(axes: int) -> torch.memory_format:
+    """What torch calls channels behind the axes of a slice or a volume."""
+    return torch.channels_last_3d if axes == 3 else torch.channels_last
+
+
 def to_image(channels: Tensor, like: Tensor) -> Tensor:
     """The image of these channels, complex or real as `like` is."""
     if not like.is_complex():

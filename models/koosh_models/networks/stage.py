@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from koosh_models.networks.consistency import Consistency
-from koosh_models.networks.regularizer import Regularizer, to_channels, to_image
+from koosh_models.networks.regularizer import Regularizer, channels_last, to_channels, to_image
 from koosh_models.physics.problem import Problem
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -48,7 +48,7 @@ class Stage:
     def _residual(self, channels: Tensor, condition: Tensor | None) -> Tensor:
         if self.precision == "fp32":
             return self.regularizer(channels, condition)
-        layout = torch.channels_last_3d if channels.ndim == 4 else torch.channels_last
+        layout = channels_last(channels.ndim - 1)
         packed = channels[None].to(DTYPES[self.precision]).contiguous(memory_format=layout)[0]
         with torch.autocast(channels.device.type, DTYPES[self.precision]):
             return self.regularizer(packed, condition)

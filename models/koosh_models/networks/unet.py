@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from koosh_models.networks.convolution import convolution, convolved
-from koosh_models.networks.regularizer import activate, batched, films, shrink
+from koosh_models.networks.regularizer import activate, batched, channels_last, films, shrink
 
 
 class Unet(nn.Module):
@@ -84,32 +84,31 @@ def halved(x: Tensor) -> Tensor:
     """Means of 2^n voxels, summed in float32 at least; unlike torch's pooling, nothing is saved for the way back."""
     wide = torch.promote_types(x.dtype, torch.float32)
     if x.dtype != wide:
-        return cast(Tensor, _Halved.apply(x, wide))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Means.apply(x, wide))  # type: ignore[no-untyped-call]
     for axis in range(2, x.ndim):
         one, other = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :]).unbind(axis + 1)
         x = one + other
     return x / 2 ** (x.ndim - 2)
 
 
-class _Halved(torch.autograd.Function):
+class _Means(torch.autograd.Function):
     """The means of 16-bit volumes, which torch converts quickly only into strides that it is told."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, wide: torch.dtype) -> Tensor:
         ctx.shape, ctx.dtype = x.shape, x.dtype
-        layout = torch.channels_last_3d if x.ndim == 5 else torch.channels_last
         first, *others = corners(x.ndim - 2)
-        out = x[first].to(wide, memory_format=layout)
+        out = x[first].to(wide, memory_format=channels_last(x.ndim - 2))
         for corner in others:
             out.add_(x[corner])
         return out.mul_(0.5 ** (x.ndim - 2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        layout = torch.channels_last_3d if len(ctx.shape) == 5 else torch.channels_last
-        out = torch.empty(ctx.shape, dtype=ctx.dtype, device=grads[0].device, memory_format=layout)
-        share = (grads[0] * 0.5 ** (len(ctx.shape) - 2)).to(ctx.dtype)
-        for corner in corners(len(ctx.shape) - 2):
+        ndim = len(ctx.shape) - 2
+        out = torch.empty(ctx.shape, dtype=ctx.dtype, device=grads[0].device, memory_format=channels_last(ndim))
+        share = (grads[0] * 0.5**ndim).to(ctx.dtype)
+        for corner in corners(ndim):
             out[corner] = share
         return out, None
 

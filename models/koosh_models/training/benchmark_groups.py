@@ -54,6 +54,7 @@ def groups(data: Data, cases: int) -> list[Group]:
     spheres, and 100 phantoms in which nothing may be invented.
     """
     few = range(max(1, cases // 5))
+    data = at(data, trajectory=data.trajectory[:1])  # of several families the main one; others have groups
     if data.dynamic:
         return of_series(data, range(cases), few)
     out = [

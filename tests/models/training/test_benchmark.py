@@ -119,6 +119,13 @@ def test_the_whole_benchmark_has_enough_spheres_and_a_hundred_phantoms_without_a
 SERIES = Data(phantoms=("cine",), trajectory=("cine_cartesian",), matrix=((20, 24),), frames=4, validation_coils=4)
 
 
+def test_groups_keep_to_the_main_one_of_several_trajectories():
+    several = Data(phantoms=("head",), trajectory=("radial3d", "cones", "stack_of_stars"))
+    own = {"half spokes (UTE)": "ute3d", "cones": "cones", "stack of stars": "stack_of_stars"}
+    for group in groups(several, 20):
+        assert group.data.trajectory == (own.get(group.title, "radial3d"),)
+
+
 def test_series_are_compared_at_eight_fold_speed_and_with_other_frames_coils_and_noise():
     found = {g.title: g for g in groups(SERIES, 15)}
     assert list(found) == [
